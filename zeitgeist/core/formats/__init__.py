@@ -1,0 +1,1 @@
+"""Canonical bytes: element types, tensors, KV caches, quantisation, digests. No arrays here."""
