@@ -1,0 +1,43 @@
+# Two commands: `make certify` and `make test`. `make help` lists the rest.
+# Torch: a plain install takes PyPI's build (on Linux with CUDA, some gigabytes). For the CPU build:
+#   make certify TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+OUT    ?= reports
+TORCH_INDEX ?=
+BIN    := $(VENV)/bin
+SUBJECTS ?= reference,torch,mlx,llama_cpp
+
+.PHONY: help setup certify test check nightly docs bench allure clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## environment, engines and llama.cpp (compiled once, cached in .engines)
+	@$(PYTHON) tools/setup_env.py --venv $(VENV) --torch-index "$(TORCH_INDEX)"
+
+certify: setup ## certify the four engines, measure the interop matrix, write certificates and the report
+	@$(BIN)/zg-certify run --subject $(SUBJECTS) --level standard --require L4 --jobs $(JOBS) --out $(OUT)/certify
+
+test: setup ## everything that CI runs: the fast gate, then all tests on real engines
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+
+check: ## the fast gate: format, lint, types, import contracts, tidy, core tests (under a minute)
+	@$(BIN)/python tools/check.py
+
+nightly: setup ## the long one: full level, every mutant and honest variant on 25 seeds, fuzzing; writes docs/nightly/DATE.md
+	@$(BIN)/python tools/nightly.py
+
+docs: ## regenerate the tables of docs/spec from the code
+	@$(BIN)/python tools/docs.py
+
+bench: ## benchmarks against memcpy and recomputation; writes docs/benchmarks.md tables
+	@$(BIN)/python benchmarks/run.py
+
+allure: ## one self-contained Allure page from the last run's results
+	@$(BIN)/python tools/allure_page.py --results $(OUT)/certify/allure-results --out $(OUT)/certify/allure.html
+
+clean: ## remove reports and caches, keep the environment and the compiled engine
+	@rm -rf $(OUT) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
