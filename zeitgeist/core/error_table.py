@@ -23,4 +23,22 @@ BACKEND: list[Row] = [
      "ask `describe` what it claims; pick a backend that claims it"),
 ]
 
-ROWS: list[Row] = [*BACKEND]
+SAFETENSORS: list[Row] = [
+    ("zg/safetensors/bad-header", "peer", True, "the header is not one JSON object of tensors, or a key stands twice",
+     "write the file again with its tool; the file is damaged or not SafeTensors"),
+    ("zg/safetensors/bad-offsets", "peer", True, "tensors overlap, or bytes between them belong to none",
+     "write the file again with its tool; the file is damaged"),
+    ("zg/safetensors/bad-size", "peer", True, "a tensor's bytes do not equal its shape times its element size",
+     "write the file again with its tool; the file is damaged"),
+    ("zg/safetensors/header-too-long", "peer", True, "the first 8 bytes claim a header longer than the limit",
+     "check that the file is SafeTensors at all"),
+    ("zg/safetensors/no-such-tensor", "peer", True, "the file has no tensor of this name",
+     "check that the file belongs to this model"),
+    ("zg/safetensors/trailing-bytes", "peer", True, "bytes follow the last tensor", "fetch the file again"),
+    ("zg/safetensors/truncated", "peer", True, "the file ends before its last tensor", "fetch the file again"),
+    ("zg/safetensors/unknown-dtype", "peer", True, "the element type is not one that we know",
+     "convert the tensors to one of the types that the message lists"),
+    ("zg/safetensors/unreadable", "host", True, "the file cannot be opened", "check the path and its permissions"),
+]
+
+ROWS: list[Row] = [*BACKEND, *SAFETENSORS]
