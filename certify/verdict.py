@@ -1,0 +1,139 @@
+"""What a case ended as, and the records that say so.
+
+Law: a verdict never becomes softer; reals stand in records as text (`repr` of the double), so that records have
+canonical bytes and a Merkle leaf that is equal everywhere. Clause: DESIGN §9, W1.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Literal
+
+from zeitgeist.core.formats.canonical import Record
+
+__all__ = ["CaseRecord", "Exact", "Finding", "FindingKind", "Metric", "Verdict", "count_verdicts", "real", "worst"]
+
+FindingKind = Literal["defect", "property", "trap", "control"]
+"""defect: wrong by its own documents; property: true and worth knowing; trap: would catch an unwary adapter;
+control: a planted difference that the suite must see."""
+
+
+class Verdict(StrEnum):
+    """Ordered from best to worst in `ORDER`. One sentence each in `MEANING`."""
+
+    EXACT = "EXACT"
+    PASS = "PASS"
+    NON_STRICT = "NON_STRICT"
+    INFO = "INFO"
+    UNSUPPORTED = "UNSUPPORTED"
+    SKIPPED = "SKIPPED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    FAIL = "FAIL"
+    CRASH = "CRASH"
+
+    @property
+    def severity(self) -> int:
+        """0 for EXACT … 8 for CRASH."""
+        return ORDER.index(self)
+
+    @property
+    def bad(self) -> bool:
+        """The subject is wrong: no level that needs this family can be had."""
+        return self in (Verdict.FAIL, Verdict.CRASH)
+
+    @property
+    def blocks(self) -> bool:
+        """No level that needs this family can be had while one case ends so (bad, or not decided)."""
+        return self.bad or self in (Verdict.SKIPPED, Verdict.INCONCLUSIVE)
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for people."""
+        return MEANING[self]
+
+
+ORDER = tuple(Verdict)
+
+MEANING = {
+    Verdict.EXACT: "equal bit for bit",
+    Verdict.PASS: "within the tolerance of the profile",
+    Verdict.NON_STRICT: "usable, but a SHOULD of the contract is violated",
+    Verdict.INFO: "measured and reported; nothing was owed",
+    Verdict.UNSUPPORTED: "not claimed, and refused explicitly when asked",
+    Verdict.SKIPPED: "not run; blocks a level",
+    Verdict.INCONCLUSIVE: "the noise floor is above the budget; blocks a level",
+    Verdict.FAIL: "the contract is violated",
+    Verdict.CRASH: "the subject died or hung",
+}
+
+
+def real(value: float) -> str:
+    """A real number as text that reads back to the same double."""
+    return repr(float(value))
+
+
+class Metric(Record, kw_only=True):
+    """One measured number. limit "" when it is information. source: a key of the profile ("" for information)."""
+
+    name: str
+    value: str
+    limit: str
+    unit: str
+    source: str
+
+
+class Exact(Record, kw_only=True):
+    """BLAKE3 of bytes that a replay on an equal build and CPU must reproduce."""
+
+    name: str
+    digest: str
+
+
+class Finding(Record, kw_only=True):
+    """Something a reader of the report should know, whatever the verdict. `handled` says how the adapter copes."""
+
+    id: str
+    kind: FindingKind
+    family: str
+    subject: str
+    statement: str
+    evidence: str
+    handled: str
+
+
+class CaseRecord(Record, kw_only=True):
+    """The outcome of one case: a check, with one choice of its parameters, on one subject and model.
+
+    clause: what the contract says; expectation and observation: one sentence each; worst_row: the row that was
+    farthest off, in words; digests: for replay; command: one line that repeats this case.
+    """
+
+    case: str
+    check: str
+    family: str
+    clause: str
+    verdict: Verdict
+    expectation: str
+    observation: str
+    worst_row: str
+    metrics: tuple[Metric, ...]
+    digests: tuple[Exact, ...]
+    motive: str
+    level: str
+    subject: str
+    command: str
+    findings: tuple[Finding, ...]
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of them; EXACT for none."""
+    return max(verdicts, key=lambda verdict: verdict.severity, default=Verdict.EXACT)
+
+
+def count_verdicts(records: Iterable[CaseRecord]) -> dict[str, dict[str, int]]:
+    """family → verdict → count, sorted, zero counts left out; family `*` is the sum."""
+    counts: dict[str, dict[str, int]] = {"*": {}}
+    for record in records:
+        for family in (record.family, "*"):
+            row = counts.setdefault(family, {})
+            row[record.verdict.value] = row.get(record.verdict.value, 0) + 1
+    return {family: dict(sorted(row.items())) for family, row in sorted(counts.items())}
