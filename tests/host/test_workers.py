@@ -1,0 +1,248 @@
+"""The parent's side of a worker: it notices death, silence and lies, and leaves nothing behind (I1, I12)."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TESTS, spec, started
+from toy_mutants import LIES
+
+from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
+from zeitgeist.host import messages as m
+from zeitgeist.host.child import OUTPUT_BYTES_MAX, environment, sweep
+from zeitgeist.host.workers import Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
+
+pytestmark = pytest.mark.requirement("I12")
+
+
+def mutant(defect: str, service: str = "", timeout_s: float = 20.0) -> WorkerSpec:
+    return spec("toy_mutants:create", service, timeout_s, defect=defect)
+
+
+def folders() -> set[str]:
+    return {path.name for path in Path(tempfile.gettempdir()).glob(f"zg-worker-{os.getpid()}-*")}
+
+
+def gone(pid: int, timeout_s: float = 10.0) -> bool:
+    """True when process pid ends in time; it need not be our child."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], timeout_s)[0])
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.requirement("I1")
+def test_a_worker_answers_from_another_process_and_its_descriptor_says_so() -> None:
+    """DESIGN §5: every backend runs in a process of its own."""
+    with started() as worker:
+        assert worker.child.pid != os.getpid()
+        assert worker.describe().isolation == "process"
+        assert worker.metrics()["sessions_held"] == 0
+
+
+def test_abort_is_a_crash_with_its_signal_and_the_end_of_the_output() -> None:
+    """A segfault is an event (DESIGN §5): SIGABRT is named, and what was printed before it is shown."""
+    worker = Worker.start(mutant("abort"))
+    with pytest.raises(WorkerCrashed, match="SIGABRT") as caught:
+        worker.metrics()
+    assert caught.value.signal == "SIGABRT"
+    assert caught.value.exit_code is None
+    assert "about to abort" in caught.value.output
+    with pytest.raises(WorkerCrashed):
+        worker.describe()
+    assert not folders()
+
+
+def test_an_exit_is_a_crash_with_its_code() -> None:
+    """os._exit(7) inside an engine."""
+    with started("toy_mutants:create", defect="exit") as worker, pytest.raises(WorkerCrashed, match="exit code 7") as caught:
+        worker.metrics()
+    assert caught.value.exit_code == 7
+
+
+def test_kill_9_is_a_crash() -> None:
+    """The kernel's out-of-memory killer does the same."""
+    with started() as worker:
+        os.kill(worker.child.pid, signal.SIGKILL)
+        with pytest.raises(WorkerCrashed, match="SIGKILL"):
+            worker.describe()
+
+
+@pytest.mark.parametrize("defect", ["hang", "stop"])
+def test_a_worker_that_hangs_or_is_stopped_is_killed_in_time(defect: str) -> None:
+    """`hang` holds the interpreter lock inside native code; `stop` is SIGSTOP: both die of SIGKILL only."""
+    worker = Worker.start(mutant(defect, timeout_s=0.3))
+    pid, begun = worker.child.pid, time.monotonic()
+    with pytest.raises(WorkerTimeout):
+        worker.metrics()
+    assert 0.3 <= time.monotonic() - begun < 5
+    assert gone(pid)
+    assert not folders()
+
+
+def test_a_stopped_worker_that_reads_nothing_is_a_timeout_too() -> None:
+    """The call is larger than the socket's buffers: sending has a deadline as well as receiving."""
+    with started(timeout_s=0.3) as worker:
+        os.kill(worker.child.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerTimeout):
+            worker.tokenize("x" * 900_000)
+
+
+def test_an_exception_of_the_engine_is_mapped_and_the_worker_lives_on() -> None:
+    """map_error turns it into `zg/backend/failed`; the next call is answered."""
+    with started("toy_mutants:create", defect="raise") as worker:
+        with pytest.raises(ZeitgeistError, match="unhappy") as caught:
+            worker.metrics()
+        assert caught.value.id == "zg/backend/failed"
+        assert worker.probe("decode")
+
+
+def test_control_c_reaches_the_parent_only() -> None:
+    """SIGINT in the child is ignored; the parent decides."""
+    with started("toy_mutants:create", defect="interrupt") as worker:
+        assert worker.metrics()
+
+
+def test_output_is_kept_to_a_bound_and_never_blocks_the_child() -> None:
+    """4 MB printed in one call."""
+    with started("toy_mutants:create", defect="flood") as worker:
+        worker.metrics()
+        assert len(worker.child.output()) <= OUTPUT_BYTES_MAX
+
+
+@pytest.mark.parametrize("lie", sorted(LIES))
+def test_what_is_no_answer_is_a_lie_and_ends_the_worker(lie: str) -> None:
+    """Frames, replies, values, arrays: each wrong in one way; each refused before it is used."""
+    worker = Worker.start(mutant(lie, "toy_mutants:Liar"))
+    pid = worker.child.pid
+    with pytest.raises(WorkerLied) as caught:
+        worker.metrics()
+    assert caught.value.id == "zg/worker/lied"
+    assert gone(pid)
+    assert not folders()
+
+
+def test_64_mib_go_there_and_back_unchanged() -> None:
+    """A sealed memory file each way; the result is read-only and outlives the worker."""
+    sent = np.random.default_rng(1).standard_normal((1 << 14, 1 << 10)).astype(np.float32)
+    with started(service="toy_mutants:Echo") as worker:
+        worker.rows(m.ForwardRange(session=1), np.zeros((1, 4), np.float32))
+        back = worker.rows(m.ForwardRange(session=1), sent)
+    assert back.tobytes() == sent.tobytes()
+    assert not back.flags.writeable
+
+
+def test_two_workers_answer_at_once() -> None:
+    """Two threads, each with its own."""
+    def prefixes(_: int) -> int:
+        with started() as worker:
+            return sum(worker.probe("decode") for _ in range(200))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(prefixes, range(2))) == [200, 200]
+
+
+def test_a_worker_outlives_the_thread_that_started_it() -> None:
+    """The kernel's death signal follows the *thread* that forked; ours is one that stays."""
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(Worker.start, spec()).result()
+    with worker:
+        assert not gone(worker.child.pid, 0.2)
+        assert worker.probe("decode")
+
+
+def test_a_worker_dies_with_its_parent_even_inside_an_engine() -> None:
+    """The parent is killed with -9 while the engine hangs with the interpreter lock held; its folder is swept later."""
+    program = (
+        "from zeitgeist.host.workers import *; from zeitgeist.host import messages as m; import sys\n"
+        f"w = Worker.start(WorkerSpec(backend='toy_mutants:create', options={{'defect': 'hang'}}, python_path=({TESTS!r},)))\n"
+        "w.begin(m.Metrics()); print(w.child.pid, w.child.folder, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, folder = parent.stdout.readline().split()
+        parent.kill()
+        assert gone(int(pid))
+    sweep(Path(tempfile.gettempdir()))
+    assert not Path(folder).exists()
+
+
+def test_the_end_of_the_interpreter_ends_its_workers() -> None:
+    """Nobody called stop: the finalizer kills, reaps and removes."""
+    program = (
+        "from zeitgeist.host.workers import *\n"
+        f"w = Worker.start(WorkerSpec(backend='toy_backend:create', python_path=({TESTS!r},)))\n"
+        "print(w.child.pid, w.child.folder, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    pid, folder = done.stdout.split()
+    assert gone(int(pid))
+    assert not Path(folder).exists()
+
+
+@pytest.mark.slow
+def test_fifty_starts_leak_no_descriptor_no_folder_no_zombie() -> None:
+    """Half of them end by crash."""
+    with started():
+        pass
+    before = sorted(os.listdir("/proc/self/fd"))
+    for index in range(50):
+        worker = Worker.start(mutant("exit"))
+        if index % 2:
+            with pytest.raises(WorkerCrashed):
+                worker.metrics()
+        worker.stop()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not folders()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_missing_engine_is_named_at_the_start() -> None:
+    """`zg/backend/not-installed`, and no process is left."""
+    with pytest.raises(ZeitgeistError, match="an_engine_that_nobody_has") as caught:
+        Worker.start(spec("toy_mutants:engine_missing"))
+    assert caught.value.id == "zg/backend/not-installed"
+    assert not folders()
+
+
+def test_an_interpreter_that_is_not_there_is_an_error_not_a_traceback() -> None:
+    """`zg/worker/start`."""
+    with pytest.raises(ZeitgeistError) as caught:
+        Worker.start(WorkerSpec(backend="reference", python="/nowhere/python"))
+    assert caught.value.id == "zg/worker/start"
+
+
+def test_one_call_at_a_time_and_none_after_the_end() -> None:
+    """A second begin is `zg/worker/busy`; after stop `zg/worker/closed`; stop twice is one stop."""
+    with started() as worker:
+        pending = worker.begin(m.Probe(capability="decode"), bool)
+        with pytest.raises(LocalProtocolError) as caught:
+            worker.begin(m.Describe())
+        assert caught.value.id == "zg/worker/busy"
+        assert pending.result()[0] is True
+    worker.stop()
+    with pytest.raises(LocalProtocolError) as closed:
+        worker.describe()
+    assert closed.value.id == "zg/worker/closed"
+
+
+def test_the_child_gets_no_secret_and_pinned_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MISSION I12: no keys. Only a list of variables is passed on."""
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    env = environment(spec(), "/somewhere")
+    assert "secret" not in env.values()
+    assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["TMPDIR"]) == ("1", "1", "/somewhere")

@@ -1,0 +1,257 @@
+"""What a parent and its worker say to one another: one record a request, one reply, at most one array beside each.
+
+Law: a request names everything it needs, a reply carries the number of its call. Unknown methods and unknown fields do
+not decode. Arrays of at most `INLINE_BYTES_MAX` bytes travel inside the frame, larger ones as shared memory
+(`host/memory.py`). Payloads are canonical MessagePack; no pickle (I12).
+"""
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from zeitgeist.core.errors import RemoteProtocolError
+from zeitgeist.core.formats.canonical import Record, encode
+from zeitgeist.sampling import GREEDY, SamplingParams
+
+__all__ = [
+    "Array", "Call", "Cancel", "CloseSession", "Decode", "Describe", "Detokenize", "ExportCache", "Fork", "ForwardRange",
+    "Generate", "Generated", "GeneratedToken", "ImportCache", "Imported", "Load", "Metrics", "Open", "Prefill", "Probe",
+    "Refusal", "Reply", "Request", "Serves", "SessionInfo", "Shutdown", "Tokenize", "Truncate", "read_call",
+    "read_reply", "read_value", "write_value",
+]
+
+
+class Array(Record, kw_only=True):
+    """One array beside a call or a reply: C order, little-endian. length in bytes; xxh3 over the raw bytes.
+
+    inline holds the bytes when they are few; otherwise a descriptor of shared memory travels with the frame.
+    """
+
+    dtype: Literal["f32", "u8"]
+    shape: tuple[int, ...]
+    length: int
+    xxh3: int
+    inline: bytes | None = None
+
+
+class Describe(Record, kw_only=True, tag="describe"):
+    """Answer: BackendDescriptor."""
+
+
+class Load(Record, kw_only=True, tag="load"):
+    """Open the model at path and load it. Answer: ModelDescriptor."""
+
+    path: str
+
+
+class Serves(Record, kw_only=True, tag="serves"):
+    """Could this engine run the model at path? Answer: the reasons against, empty for yes."""
+
+    path: str
+
+
+class Tokenize(Record, kw_only=True, tag="tokenize"):
+    """Answer: ids."""
+
+    text: str
+
+
+class Detokenize(Record, kw_only=True, tag="detokenize"):
+    """Answer: bytes."""
+
+    ids: tuple[int, ...]
+
+
+class Open(Record, kw_only=True, tag="open"):
+    """A new session over layers [first, stop); stop None means the last. Answer: session number."""
+
+    first: int = 0
+    stop: int | None = None
+
+
+class Fork(Record, kw_only=True, tag="fork"):
+    """Answer: the number of the copy."""
+
+    session: int
+
+
+class Truncate(Record, kw_only=True, tag="truncate"):
+    """Keep the first position_count tokens. Answer: SessionInfo."""
+
+    session: int
+    position_count: int
+
+
+class CloseSession(Record, kw_only=True, tag="close"):
+    """Free a session. Answer: None."""
+
+    session: int
+
+
+class SessionInfo(Record, kw_only=True, tag="session"):
+    """Asked: what a session holds. Answered: the same record, filled."""
+
+    session: int
+    first: int = 0
+    stop: int = 0
+    ids: tuple[int, ...] = ()
+
+
+class Prefill(Record, kw_only=True, tag="prefill"):
+    """Append ids. Answer: array f32 [rows, vocab]."""
+
+    session: int
+    ids: tuple[int, ...]
+    chunk: int = 0
+    rows: Literal["last", "all"] = "all"
+
+
+class Decode(Record, kw_only=True, tag="decode"):
+    """One token a session, one batch. Answer: array f32 [sessions, vocab]."""
+
+    sessions: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+class ForwardRange(Record, kw_only=True, tag="forward_range"):
+    """Run the session's stage on ids (first stage) or on the array of hidden rows.
+
+    ids beside hidden rows say which tokens they are; without them the session's cache cannot be exported.
+    Answer: array f32, hidden rows or logits.
+    """
+
+    session: int
+    ids: tuple[int, ...] = ()
+
+
+class ExportCache(Record, kw_only=True, tag="export_cache"):
+    """Answer: array u8, a SafeTensors file whose metadata is the cache descriptor."""
+
+    session: int
+
+
+class ImportCache(Record, kw_only=True, tag="import_cache"):
+    """Admit the SafeTensors bytes beside the call as the cache of ids, convert, import. Answer: Imported."""
+
+    ids: tuple[int, ...]
+    first: int = 0
+    stop: int | None = None
+
+
+class Generate(Record, kw_only=True, tag="generate"):
+    """Continue ids with the canonical sampler. Answer: Generated."""
+
+    ids: tuple[int, ...]
+    token_count_max: int
+    params: SamplingParams = GREEDY
+    stop_ids: tuple[int, ...] = ()
+
+
+class Metrics(Record, kw_only=True, tag="metrics"):
+    """Answer: dict of integers."""
+
+
+class Probe(Record, kw_only=True, tag="probe"):
+    """Is this capability claimed? Answer: True; what is not claimed is refused."""
+
+    capability: str
+
+
+class Cancel(Record, kw_only=True, tag="cancel"):
+    """Stop call number at the next chunk. Has no reply of its own."""
+
+    call: int
+
+
+class Shutdown(Record, kw_only=True, tag="shutdown"):
+    """Free the engine and leave. Answer: None."""
+
+
+Request = (
+    Describe | Load | Serves | Tokenize | Detokenize | Open | Fork | Truncate | CloseSession | SessionInfo | Prefill | Decode
+    | ForwardRange | ExportCache | ImportCache | Generate | Metrics | Probe | Cancel | Shutdown
+)
+
+
+class GeneratedToken(Record, kw_only=True):
+    """One token: id, its bytes, natural logarithm of its probability under the raw logits, and the alternatives' asked for."""
+
+    id: int
+    data: bytes
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Generated(Record, kw_only=True):
+    """The answer of generate; finish says why it ended."""
+
+    tokens: tuple[GeneratedToken, ...]
+    finish: Literal["stop", "length"]
+
+
+class Imported(Record, kw_only=True):
+    """The answer of import_cache. report: JSON of the conversion's steps, price and loss; "" when nothing was converted."""
+
+    session: int
+    report: str
+
+
+class Refusal(Record, kw_only=True):
+    """An error as values: a row id of the registry, what was got and wanted, the field."""
+
+    id: str
+    detail: str
+    field: str
+
+
+class Call(Record, kw_only=True):
+    """Parent to worker. Numbers grow from 1."""
+
+    number: int
+    request: Request
+    array: Array | None = None
+
+
+class Reply(Record, kw_only=True):
+    """Worker to parent. value: MessagePack of the answer, or a refusal. Number 0 says that the worker is ready."""
+
+    number: int
+    value: bytes = b"\xc0"
+    refusal: Refusal | None = None
+    array: Array | None = None
+
+
+T = TypeVar("T", bound=Record)
+
+
+def read_call(payload: bytes) -> Call:
+    """Decode a call, refused (`zg/worker/bad-request`) when it is not canonical or its method is unknown."""
+    return read(payload, Call, "zg/worker/bad-request")
+
+
+def read_reply(payload: bytes) -> Reply:
+    """Decode a reply, refused (`zg/worker/lied`) when it is not one."""
+    return read(payload, Reply, "zg/worker/lied")
+
+
+def read(payload: bytes, kind: type[T], error: str) -> T:
+    try:
+        record = msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as reason:
+        raise RemoteProtocolError(error, str(reason), kind.__name__) from reason
+    if encode(record) != payload:
+        raise RemoteProtocolError(error, "does not re-encode to its bytes", kind.__name__)
+    return record
+
+
+def write_value(value: Any) -> bytes:
+    """MessagePack of an answer: a record, or plain integers, bytes, texts and containers of them."""
+    return msgspec.msgpack.encode(value, order="sorted")
+
+
+def read_value(value: bytes, kind: Any) -> Any:
+    """Read an answer as kind, refused (`zg/worker/lied`) when it is something else."""
+    try:
+        return msgspec.msgpack.decode(value, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as reason:
+        raise RemoteProtocolError("zg/worker/lied", str(reason), "value") from reason

@@ -1,0 +1,159 @@
+"""The worker process: `python -m zeitgeist.host.worker_main --fd N --backend NAME[:variant] --option k=v …`.
+
+Law: started by `host/workers.py` with a socket and a private temporary folder that is already its TMPDIR; it leaves when the
+socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread; between two prefill
+chunks the socket is looked at for a cancel.
+"""
+
+import argparse
+import ctypes
+import importlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from zeitgeist.backends.registry import create
+from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.host.channel import Channel, ChannelClosed
+from zeitgeist.host.memory import pack_array, unpack_array
+from zeitgeist.host.messages import Call, Cancel, Refusal, Reply, Shutdown, read_call, write_value
+from zeitgeist.host.service import Answer, Service
+
+__all__ = ["main"]
+
+PR_SET_PDEATHSIG = 1
+FILES_MAX = 4096
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one parent until it says shutdown or goes away. Exit code 0, or 1 when the backend could not be made."""
+    parser = argparse.ArgumentParser(prog="zeitgeist.host.worker_main", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--backend", required=True)
+    parser.add_argument("--option", action="append", default=[])
+    parser.add_argument("--service", default="")
+    parser.add_argument("--address-bytes-max", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    die_with_parent(chosen.parent)
+    limit_resources(chosen.address_bytes_max)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=chosen.fd))
+    try:
+        options = dict(option.split("=", 1) for option in chosen.option)
+        return Worker(channel, chosen.backend, options, chosen.service).run()
+    except (ChannelClosed, BrokenPipeError, ConnectionResetError):
+        return 0
+    finally:
+        remove_private_folder()
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux: SIGKILL when the thread that started us ends. Elsewhere the closed socket is noticed at the next read."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def limit_resources(address_bytes_max: int) -> None:
+    """No core files, a bounded number of descriptors, address space only when asked (engines map far more than they use)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    if address_bytes_max:
+        resource.setrlimit(resource.RLIMIT_AS, (address_bytes_max, address_bytes_max))
+
+
+def remove_private_folder() -> None:
+    """The parent removes it too; this is for a parent that is gone."""
+    folder = tempfile.gettempdir()
+    if os.path.basename(folder).startswith("zg-worker-"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Worker:
+    """The loop: read a call, answer it. `early` holds calls that arrived while the engine ran."""
+
+    def __init__(self, channel: Channel, backend: str, options: Mapping[str, str], service: str) -> None:
+        self.channel = channel
+        self.backend = backend
+        self.options = options
+        self.service = service
+        self.early: deque[tuple[Call, int | None]] = deque()
+        self.cancelled: set[int] = set()
+
+    def run(self) -> int:
+        """Make the backend, say ready, serve."""
+        try:
+            service = service_class(self.service)(create(self.backend, self.options))
+            ready = Reply(number=0, value=write_value(service.describe()))
+        except ZeitgeistError as error:
+            self.channel.send(Reply(number=0, refusal=refusal(error)))
+            return 1
+        self.channel.send(ready)
+        while True:
+            call, fd = self.early.popleft() if self.early else self.read()
+            if isinstance(call.request, Cancel):
+                continue
+            self.serve(service, call, fd)
+            if isinstance(call.request, Shutdown):
+                return 0
+
+    def read(self) -> tuple[Call, int | None]:
+        payload, fd = self.channel.receive()
+        return read_call(payload), fd
+
+    def serve(self, service: Service, call: Call, fd: int | None) -> None:
+        try:
+            array = None if call.array is None else unpack_array(call.array, fd)
+            answer = service.answer(call.request, array, lambda: self.is_cancelled(call.number))
+        except ZeitgeistError as error:
+            self.channel.send(Reply(number=call.number, refusal=refusal(error)))
+            return
+        finally:
+            self.cancelled.clear()
+            if fd is not None:
+                os.close(fd)
+        self.reply(call.number, answer)
+
+    def reply(self, number: int, answer: Answer) -> None:
+        record, fd = (None, None) if answer.array is None else pack_array(answer.array)
+        try:
+            self.channel.send(Reply(number=number, value=write_value(answer.value), array=record), fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def is_cancelled(self, number: int) -> bool:
+        """Look at the socket without waiting; other calls that arrive are kept for later."""
+        while self.channel.ready():
+            call, fd = self.read()
+            if isinstance(call.request, Cancel):
+                self.cancelled.add(call.request.call)
+            else:
+                self.early.append((call, fd))
+        return number in self.cancelled
+
+
+def service_class(name: str) -> type[Service]:
+    """`module:Class`, a subclass of Service; "" is Service itself."""
+    if not name:
+        return Service
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def refusal(error: ZeitgeistError) -> Refusal:
+    return Refusal(id=error.id, detail=error.detail, field=error.field)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
