@@ -53,7 +53,7 @@ def build(force: bool = False) -> Path:
     """The folder of our build, made if absent. A second caller waits for the first; a half-made build is never seen."""
     target = own_build_directory()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_suffix(".lock")):
+    with locked(target.with_name(target.name + ".lock")):
         if (target / "lib" / "stamp.json").is_file() and not force:
             return target
         compilers = {name: compiler(name) for name in ("CC", "CXX")}

@@ -85,8 +85,8 @@ class Engine:
         api.llama_log_set(self.log_callback, None)
 
     def keep_line(self, level: int, text: bytes | None, user_data: object) -> None:
-        """Called by llama.cpp for each piece of log text; keeps warnings and errors, at most 50."""
-        if level in (3, 4) and text:
+        """Called by llama.cpp for each piece of log text; keeps errors, at most 50."""
+        if level == 4 and text:
             self.log.append(text.decode("utf-8", "replace").strip())
             del self.log[:-50]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from zeitgeist.backends.llama_blob import ELEMENTS, BlobLayout
 from zeitgeist.backends.llama_library import Engine
-from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError, refuse
+from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError, refuse
 
 __all__ = ["BATCH", "Settings", "Stage"]
 
@@ -77,7 +77,7 @@ class Stage:
         self.engine.log.clear()
         model = self.api.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise refuse("zg/llama/load-failed", path.name, self.engine.last_words(), "a model that llama.cpp loads")
+            raise RemoteProtocolError("zg/llama/load-failed", f"llama.cpp says: {self.engine.last_words()}", path.name)
         return model
 
     def make_context(self, captures: bool) -> Any:
@@ -97,7 +97,7 @@ class Stage:
         self.engine.log.clear()
         context = self.api.llama_init_from_model(self.model, params)
         if not context:
-            raise refuse("zg/llama/load-failed", "context", self.engine.last_words(), "options that llama.cpp takes")
+            raise RemoteProtocolError("zg/llama/load-failed", f"llama.cpp says: {self.engine.last_words()}", "context")
         return context
 
     def check_state_version(self) -> None:
@@ -215,7 +215,8 @@ class Stage:
         self.engine.log.clear()
         taken = int(self.api.llama_state_seq_set_data(self.context, buffer, len(blob), sequence))
         if taken != len(blob):
-            raise refuse("zg/llama/import-refused", "state", f"{taken} bytes taken; {self.engine.last_words()}", len(blob))
+            raise ZeitgeistError(
+                "zg/llama/import-refused", f"took {taken} of {len(blob)} bytes: {self.engine.last_words()}", "cache")
 
     def free(self) -> None:
         """Give everything back to llama.cpp. Idempotent."""
