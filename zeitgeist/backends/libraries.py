@@ -32,7 +32,8 @@ def python_library(name: str) -> Library:
     """A pure Python package: the digest of its installation record, which lists a digest of each of its files."""
     package = importlib.metadata.distribution(name)
     record = package.read_text("RECORD") or ""
-    return Library(name=name, version=package.version, digest=Digest("blake3:" + blake3.blake3(record.encode()).hexdigest()))
+    digest = Digest("blake3:" + blake3.blake3(record.encode()).hexdigest())
+    return Library(name=name, version=package.version, digest=digest)
 
 
 def mapped(file_name: str) -> Path | None:

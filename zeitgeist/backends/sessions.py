@@ -23,8 +23,8 @@ Rows = Literal["none", "last", "all"]
 BATCH_MAX = 64
 """Sessions in one `decode`: the width that the batch tests cover; a wider batch is the caller's loop."""
 
-COUNTERS = ("tokens_prefilled", "tokens_decoded", "rows_forwarded", "batches", "forks", "cache_exports", "cache_imports",
-            "cancelled")
+COUNTERS = ("tokens_prefilled", "tokens_decoded", "rows_forwarded", "batches", "forks", "cache_exports",
+            "cache_imports", "cancelled")
 
 
 @dataclass
@@ -242,11 +242,12 @@ def bad(field: str, got: object, wanted: object) -> LocalProtocolError:
 
 
 def choose(options: Mapping[str, str], allowed: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The value of every option: what was given, else the first allowed; an unknown name or value is refused by name."""
+    """The value of every option: what was given, else the first allowed. Unknown names and values are refused."""
     for name, value in options.items():
         wanted = allowed.get(name)
         if wanted is None:
             raise LocalProtocolError("zg/backend/bad-argument", f"unknown option, known are {', '.join(allowed)}", name)
         if value not in wanted:
-            raise LocalProtocolError("zg/backend/bad-argument", f"got {value[:40]!r}, wanted {' or '.join(wanted)}", name)
+            raise LocalProtocolError("zg/backend/bad-argument", f"got {value[:40]!r}, wanted {' or '.join(wanted)}",
+                                     name)
     return {name: options.get(name, values[0]) for name, values in allowed.items()}

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from zeitgeist.backends.base import F32, Backend, CacheArrays, LayerRange, Serve, Variant
-from zeitgeist.backends.byte_pieces import OwnTokenizer
 from zeitgeist.backends.libraries import native_library, python_library
+from zeitgeist.backends.own_tokenizer import OwnTokenizer
 from zeitgeist.backends.sessions import BATCH_MAX, ArraySession, Rows, SessionEngine, choose
 from zeitgeist.core.descriptors.backend import CAPABILITIES, BackendDescriptor
 from zeitgeist.core.descriptors.model import FAMILIES, ModelConfig
@@ -52,7 +52,7 @@ def create(options: Mapping[str, str]) -> Backend:
     from zeitgeist.backends import torch_model
 
     torch_model.quiet()
-    # One thread unless told otherwise: on shared cores two OpenMP threads spin at barriers and are 5 to 10 times slower.
+    # One thread unless told otherwise: on shared cores two OpenMP threads spin at barriers, 5 to 10 times slower.
     torch.set_num_threads(int(chosen["threads"]))
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -90,7 +90,8 @@ class TorchBackend(SessionEngine):
             cache_forms=(self.form(),) if self.config else (), tensor_formats=("f32",), parallelism=("layer_range",),
             sampler="canonical", prompt="ids", streaming=True, batch_max=BATCH_MAX,
             band="x32" if self.chosen["dtype"] == "f32" else "x16", activations="",
-            batch_invariant=False, chunk_invariant=False, run_to_run=self.chosen["device"] == "cpu", isolation="process")
+            batch_invariant=False, chunk_invariant=False, run_to_run=self.chosen["device"] == "cpu",
+            isolation="process")
 
     def form(self) -> CacheForm:
         element = ElementForm(dtype=self.chosen["dtype"])
@@ -104,7 +105,7 @@ class TorchBackend(SessionEngine):
         return Serve(tuple(reasons))
 
     def load(self, bundle: ModelBundle) -> None:
-        """HF directories by `from_pretrained` (SafeTensors only, no remote code); other forms from canonical tensors."""
+        """HF directories by `from_pretrained` (SafeTensors, no remote code); other forms from canonical tensors."""
         answer = self.can_serve(bundle.config, "")
         if not answer.ok:
             raise refuse("zg/backend/not-serving", "model", "; ".join(answer.reasons), "a model that torch can run")
@@ -146,22 +147,23 @@ class TorchBackend(SessionEngine):
                 given = {"input_ids": torch.tensor([list(x)], device=self.chosen["device"])}
             else:
                 given = {"inputs_embeds": torch.tensor(np.asarray(x)[None]).to(self.chosen["device"], self.dtype)}
-            hidden = self.stages[session.layers](**given, past_key_values=session.cache, use_cache=True).last_hidden_state
+            stage = self.stages[session.layers]
+            hidden = stage(**given, past_key_values=session.cache, use_cache=True).last_hidden_state
             if self.is_last(session.layers):
                 first = {"none": hidden.shape[1], "last": hidden.shape[1] - 1, "all": 0}[rows]
                 hidden = self.model.lm_head(hidden[:, first:])
             return to_float32(hidden[0])
 
     def step_batch(self, sessions: Sequence[ArraySession], ids: Sequence[int]) -> F32:
-        torch = self.torch
+        torch, device = self.torch, self.chosen["device"]
         counts = [session.position_count for session in sessions]
         with torch.inference_mode():
             cache = self.models.left_padded([session.cache for session in sessions], counts)
             width = max(counts)
-            mask = torch.tensor([[0] * (width - count) + [1] * (count + 1) for count in counts], device=self.chosen["device"])
+            mask = torch.tensor([[0] * (width - count) + [1] * (count + 1) for count in counts], device=device)
             hidden = self.stages[sessions[0].layers](
-                input_ids=torch.tensor(ids, device=self.chosen["device"])[:, None], attention_mask=mask,
-                position_ids=torch.tensor(counts, device=self.chosen["device"])[:, None], past_key_values=cache,
+                input_ids=torch.tensor(ids, device=device)[:, None], attention_mask=mask,
+                position_ids=torch.tensor(counts, device=device)[:, None], past_key_values=cache,
                 use_cache=True).last_hidden_state
             for row, session in enumerate(sessions):
                 for index, layer in enumerate(cache.layers):
@@ -175,7 +177,8 @@ class TorchBackend(SessionEngine):
             empty = np.zeros((0, config.kv_head_count, config.head_dim), NUMPY_DTYPE[self.chosen["dtype"]])
             count = session.layers.stop - session.layers.first
             return self.form(), [empty.copy() for _ in range(count)], [empty.copy() for _ in range(count)]
-        return self.form(), [self.to_rows(layer.keys) for layer in layers], [self.to_rows(layer.values) for layer in layers]
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        return self.form(), [self.to_rows(k) for k in keys], [self.to_rows(v) for v in values]
 
     def to_rows(self, tensor: Any) -> Any:
         rows = tensor[0].transpose(0, 1).contiguous().cpu()

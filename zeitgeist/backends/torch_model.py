@@ -20,7 +20,7 @@ from zeitgeist.models.bundle import ModelBundle
 __all__ = ["cache_of", "left_padded", "load_model", "load_tokenizer", "new_cache", "quiet", "stage_model"]
 
 def load_model(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
-    """The model in evaluation mode on the CPU: by transformers' loader for its own form, else from canonical tensors."""
+    """The model, in evaluation mode: by transformers' loader for its own form, else from canonical tensors."""
     if bundle.form == "hf":
         model = AutoModelForCausalLM.from_pretrained(
             bundle.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
@@ -31,9 +31,10 @@ def load_model(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
 
 def from_canonical(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
     config = hf_config(bundle.config)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
-    state = {hugging_face_name(name): torch.from_numpy(np.array(bundle.tensor(name))).to(dtype) for name in bundle.names()}
-    model.load_state_dict(state, strict=True)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention,
+                                             trust_remote_code=False)
+    model.load_state_dict({hugging_face_name(name): torch.from_numpy(np.array(bundle.tensor(name)))
+                           for name in bundle.names()}, strict=True)
     if bundle.config.rope.scaling == "factors":
         rotary = model.model.rotary_emb
         rotary.inv_freq = rotary.inv_freq / torch.from_numpy(np.array(bundle.rope_factors()))
@@ -130,10 +131,13 @@ def left_padded(caches: Sequence[Any], counts: Sequence[int]) -> Any:
 
 
 def cache_tensor(cache: Any, index: int, name: str, caches: Sequence[Any]) -> Any:
-    if len(cache.layers) > index and cache.layers[index].is_initialized:
+    if is_filled(cache, index):
         return getattr(cache.layers[index], name)
-    like = next(getattr(c.layers[index], name) for c in caches if len(c.layers) > index and c.layers[index].is_initialized)
-    return like[:, :, :0]
+    return next(getattr(c.layers[index], name) for c in caches if is_filled(c, index))[:, :, :0]
+
+
+def is_filled(cache: Any, index: int) -> bool:
+    return len(cache.layers) > index and cache.layers[index].is_initialized
 
 
 def pad_stack(tensors: Sequence[Any], width: int) -> Any:
