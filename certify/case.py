@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from certify import tolerance
 from certify.profile import Profile
 from certify.registry import CheckMeta
-from certify.verdict import CaseRecord, Exact, Finding, FindingKind, Metric, Verdict, real, worst
+from certify.verdict import CaseRecord, Exact, Exchange, Finding, FindingKind, Metric, Verdict, real, worst
 from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.host.workers import WorkerFailed
 
 __all__ = ["Case", "CheckFailed", "NotDecided", "SuiteDefect"]
 
@@ -66,6 +67,7 @@ class Case:
     metrics: list[Metric] = field(default_factory=list)
     digests: list[Exact] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     marks: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     worst_text: str = ""
@@ -122,7 +124,7 @@ class Case:
         self.metrics.append(Metric(name=name, value=real(value), limit="", unit=unit, source=""))
 
     def refuses(self, call: Callable[[], object], id: str = "", field: str = "") -> ZeitgeistError:
-        """call must be refused explicitly with this error id and, when given, this field. Returns the refusal.
+        """call must be refused explicitly with this error id and, when given, this field (`ids` also means `ids[3]`).
 
         A crash is not a refusal (CRASH), nor is an engine's own error (`zg/backend/failed`) unless asked for by id.
         """
@@ -131,11 +133,11 @@ class Case:
         try:
             call()
         except ZeitgeistError as error:
-            if error.id in ("zg/worker/crashed", "zg/worker/timeout") and error.id != id:
+            if isinstance(error, WorkerFailed) and error.id != id:
                 raise
             if id and error.id != id:
                 self.fail(f"refused with {error}, wanted error {id}")
-            if field and error.field != field:
+            if field and error.field != field and not error.field.startswith((field + "[", field + ".")):
                 self.fail(f"refused with {error}, wanted field {field!r}, got {error.field!r}")
             if not id and error.id == "zg/backend/failed":
                 self.fail(f"the engine broke instead of refusing: {error}")
@@ -185,6 +187,10 @@ class Case:
         self.findings.append(Finding(id=id, kind=kind, family=self.meta.family, subject=self.subject_name,
                                      statement=statement, evidence=evidence, handled=handled))
 
+    def exchanged(self, exporter: str, importer: str) -> None:
+        """A cache of exporter was continued on importer in this case; counts for L4 when the case holds."""
+        self.exchanges.append(Exchange(exporter=exporter, importer=importer))
+
     def verdict(self) -> Verdict:
         """Of a check that came to its end: the worst of its marks."""
         if not self.marks:
@@ -197,7 +203,8 @@ class Case:
                           verdict=verdict, expectation=self.meta.expectation, observation=observation[:2000],
                           worst_row=self.worst_text, metrics=tuple(self.metrics), digests=tuple(self.digests),
                           motive=self.meta.motive, level=self.meta.level, subject=self.subject_name,
-                          command=self.command, findings=tuple(self.findings))
+                          command=self.command, findings=tuple(self.findings),
+                          exchanges=() if verdict.blocks else tuple(self.exchanges))
 
 
 def difference(observed: Comparable, expected: Comparable) -> str:

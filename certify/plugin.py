@@ -109,7 +109,7 @@ class Peers:
     def close(self) -> None:
         """Shut every started peer down."""
         for worker in self.running.values():
-            worker.shutdown()
+            worker.stop()
         self.running.clear()
 
 
@@ -160,7 +160,7 @@ class CheckSession:
         if self.cached_oracle is None:
             from certify.oracle import Oracle
 
-            self.cached_oracle = Oracle(self.model)
+            self.cached_oracle = Oracle.open(self.model)
         return self.cached_oracle
 
     def command(self, case: str) -> str:
@@ -217,25 +217,23 @@ class CheckSession:
         from certify.verdict import Verdict
 
         if record.verdict is Verdict.CRASH:
-            self.drop_worker()
+            self.drop_dead()
         report.user_properties.append(("zg-record", to_json(record).decode()))
         report.user_properties.append(("zg-defect", defect))
         if record.verdict.bad or defect:
             report.outcome = "failed"
             report.longrepr = f"{record.verdict}: {record.observation}\n{defect}\nrepeat: {record.command}"
 
-    def drop_worker(self) -> None:
-        """End a worker that crashed or hung; the next case gets a new one. Peers too, since a peer may be the dead one."""
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            worker.kill()
-        for name in [name for name, peer in self.peers.running.items() if not peer.alive]:
-            del self.peers.running[name]
+    def drop_dead(self) -> None:
+        """After a crash the subject starts afresh even if it was another child of the check that died."""
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
 
     def pytest_sessionfinish(self) -> None:
         """Shut the children down."""
-        if self.worker is not None and self.worker.alive:
-            self.worker.shutdown()
+        if self.worker is not None:
+            self.worker.stop()
         self.peers.close()
 
     @pytest.fixture(name="case")
@@ -245,7 +243,7 @@ class CheckSession:
 
     @pytest.fixture(name="subject")
     def subject_fixture(self) -> Any:
-        """zeitgeist.host.workers.Worker with the model loaded."""
+        """certify.subject.Subject: a Worker with the model loaded."""
         return self.subject()
 
     @pytest.fixture(name="oracle")
@@ -280,7 +278,7 @@ class CheckSession:
 
         yield start
         for worker in begun:
-            worker.shutdown()
+            worker.stop()
 
 
 CASE: pytest.StashKey[Any] = pytest.StashKey()
@@ -304,7 +302,8 @@ def judge(case: Any, excinfo: pytest.ExceptionInfo[BaseException] | None) -> tup
     if isinstance(error, WorkerCrashed | WorkerTimeout):
         return case.record(Verdict.CRASH, str(error)), ""
     ours = isinstance(error, AssertionError) and innermost(error.__traceback__).startswith(CHECKS_DIR)
-    theirs = isinstance(error, ZeitgeistError) and passed(error.__traceback__, WORKERS_MODULE)
+    theirs = isinstance(error, ZeitgeistError) and error.spec.fault != "host" and passed(error.__traceback__, WORKERS_MODULE)
+    theirs = theirs or (isinstance(error, ZeitgeistError) and error.id == "zg/backend/failed")
     if isinstance(error, CheckFailed) or ours or theirs:
         return case.record(Verdict.FAIL, str(error).strip() or repr(error)), ""
     text = f"suite defect: {type(error).__name__}: {error}"

@@ -8,24 +8,43 @@ from pathlib import Path
 
 from certify.case import Case
 from zeitgeist.core.descriptors.backend import CAPABILITIES
+from zeitgeist.core.descriptors.model import ModelDescriptor
 from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.host.workers import Worker, WorkerSpec
 
-__all__ = ["NONSENSE", "canary", "settle_needs", "start_subject"]
+__all__ = ["NONSENSE", "Subject", "canary", "settle_needs", "start_subject"]
 
 NONSENSE = "levitate/c0ffee"
 """A capability that no engine has. A subject that says yes to everything says yes to this."""
 
 
-def start_subject(backend: str, service: str, model: Path, timeout_s: float) -> Worker:
+class Subject(Worker):
+    """A worker with a model. `model`: its descriptor; `name`: the subject's; `path`: of the model."""
+
+    model: ModelDescriptor
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return self.spec.backend
+
+    @property
+    def alive(self) -> bool:
+        """False after a crash, a time-out, a lie or `stop`."""
+        return self.failure is None
+
+
+def start_subject(backend: str, service: str, model: Path, timeout_s: float) -> Subject:
     """Start the child and load the model; the child is ended when loading fails."""
-    worker = Worker.start(WorkerSpec(backend=backend, service=service, timeout_s=timeout_s))
+    subject = Subject.start(WorkerSpec(backend=backend, service=service, timeout_s=timeout_s))
     try:
-        worker.load(model)
+        subject.model = subject.load(model)
+        subject.path = model
     except BaseException:
-        worker.kill()
+        subject.stop()
         raise
-    return worker
+    return subject
 
 
 def canary(worker: Worker) -> str:
@@ -39,7 +58,7 @@ def canary(worker: Worker) -> str:
         if error.id == "zg/backend/unsupported":
             return ""
         return f"it answered the capability {NONSENSE!r} with {error}, wanted the refusal zg/backend/unsupported"
-    return f"it accepted the capability {NONSENSE!r}" if accepted else ""
+    return f"it answered the capability {NONSENSE!r} with {accepted}, wanted the refusal zg/backend/unsupported"
 
 
 def settle_needs(case: Case, worker: Worker, needs: tuple[str, ...]) -> None:

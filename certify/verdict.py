@@ -10,7 +10,8 @@ from typing import Literal
 
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["CaseRecord", "Exact", "Finding", "FindingKind", "Metric", "Verdict", "count_verdicts", "real", "worst"]
+__all__ = ["CaseRecord", "Exact", "Exchange", "Finding", "FindingKind", "KillScore", "MatrixCell", "Metric", "Verdict",
+           "count_verdicts", "real", "worst"]
 
 FindingKind = Literal["defect", "property", "trap", "control"]
 """defect: wrong by its own documents; property: true and worth knowing; trap: would catch an unwary adapter;
@@ -100,11 +101,56 @@ class Finding(Record, kw_only=True):
     handled: str
 
 
+class Exchange(Record, kw_only=True):
+    """One direction in which a cache was carried and continued: subject names."""
+
+    exporter: str
+    importer: str
+
+
+class MatrixCell(Record, kw_only=True):
+    """One cell of the interop matrix, or one pipeline (then exporter is `a>b>c`, importer "").
+
+    fidelity: the receiver against the oracle from the same dequantised cache; loss: against the uninterrupted run;
+    poison: how far a poisoned twin moved the output (a proof that the cache was used). Reals as text, in logits.
+    """
+
+    exporter: str
+    importer: str
+    form: str
+    scenario: str
+    fidelity: str
+    fidelity_limit: str
+    loss: str
+    loss_limit: str
+    poison: str
+    verdict: Verdict
+    detail: str
+
+
+class KillScore(Record, kw_only=True):
+    """How many planted bugs the suite caught, by the family meant for them, and how many honest variants it flagged."""
+
+    status: Literal["run", "not run"] = "not run"
+    killed: int = 0
+    mutants: int = 0
+    flagged: int = 0
+    honest_runs: int = 0
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.status == "not run":
+            return "not run"
+        return f"{self.killed}/{self.mutants} mutants caught, {self.flagged}/{self.honest_runs} honest runs flagged"
+
+
 class CaseRecord(Record, kw_only=True):
     """The outcome of one case: a check, with one choice of its parameters, on one subject and model.
 
     clause: what the contract says; expectation and observation: one sentence each; worst_row: the row that was
-    farthest off, in words; digests: for replay; command: one line that repeats this case.
+    farthest off, in words; digests: for replay; command: one line that repeats this case; exchanges: caches carried
+    between engines by a case that held, for the rule of foreign engines.
     """
 
     case: str
@@ -122,6 +168,7 @@ class CaseRecord(Record, kw_only=True):
     subject: str
     command: str
     findings: tuple[Finding, ...]
+    exchanges: tuple[Exchange, ...] = ()
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -4,18 +4,18 @@
 
     from certify.case import Case
     from certify.registry import at_level, check
-    from zeitgeist.host.workers import Worker
+    from certify.subject import Subject
 
     @check(id="B.truncate-growth-refused", family="B", clause="I1: truncate keeps the first n tokens; growing is refused",
            level="smoke", needs=("truncate",), requirement=("I1",), motive="",
            expectation="truncate to more tokens than the session holds is refused")
-    def test_truncate_growth_refused(case: Case, subject: Worker) -> None:
+    def test_truncate_growth_refused(case: Case, subject: Subject) -> None:
         session = subject.open()
         subject.prefill(session, [1, 2, 3])
         case.refuses(lambda: subject.truncate(session, 4), field="position_count")
 
-Fixtures. `case` (certify.case.Case) compares and remembers; `subject` (zeitgeist.host.workers.Worker) has the model
-loaded and is restarted after a crash; `oracle` (certify.oracle.Oracle) is the float64 truth for the model;
+Fixtures. `case` (certify.case.Case) compares and remembers; `subject` (certify.subject.Subject, a Worker) has the model
+loaded, `subject.model` is its descriptor, and is restarted after a crash; `oracle` (certify.oracle.Oracle) is the float64 truth for the model;
 `model_path` (pathlib.Path); `profile` (certify.profile.Profile; `profile["cache.uncached_x32"]` is a number);
 `peers` (certify.plugin.Peers: `peers.names`, `peers[name] -> Worker` with the model loaded, started when first asked
 for); `start` (callable: `start(model_path=None, backend=None, service="") -> Worker`, another child with another model, for geometry; it
@@ -35,6 +35,7 @@ What `case` does. Each comparison that does not hold raises at once (FAIL).
     case.fail(observation)                           -> FAIL, ends the check
     case.measured(name, value, unit) / case.seal(name, value)  a number / a digest for the report and for replay
     case.finding(id, kind, statement, evidence, handled)       defect | property | trap | control
+    case.exchanged(exporter, importer)               family X: that direction was exercised; L4 counts foreign engines
     case.rng(label)                                  numpy Generator from seed, case id and label only
     case.profile, case.seed, case.id, case.subject_name
 

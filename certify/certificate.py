@@ -1,0 +1,275 @@
+"""The certificate (W3): an in-toto Statement v1 with our predicate, in a DSSE envelope.
+
+Law: `verify` imports no engine, no array library and no pytest. Every part of the predicate has its own digest in
+`parts`, so that a part edited alone is named; whoever also mends the digest breaks the signature. Without a trusted key the
+answer is "integrity only, signer unknown", which is not success.
+"""
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from certify import dsse
+from certify.environment import Environment
+from certify.levels import Claims, Grade, claims_of, exchanges_of, grade
+from certify.profile import Profile
+from certify.records import merkle_root
+from certify.verdict import CaseRecord, Exchange, Finding, KillScore, MatrixCell, count_verdicts
+from zeitgeist.core.descriptors.backend import BackendDescriptor
+from zeitgeist.core.descriptors.model import ModelDescriptor
+from zeitgeist.core.errors import RemoteProtocolError
+from zeitgeist.core.formats import canonical
+from zeitgeist.core.formats.canonical import Record
+
+__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "SUITE_VERSION", "VALID_DAYS", "Predicate", "ProfileRef", "RunRef",
+           "Signer", "Statement", "SuiteRef", "Verification", "build", "read_statement", "sign", "verify"]
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:zeitgeist:certificate:v1"
+
+SUITE_VERSION = (1, 0)
+"""(major, minor). A suite verifies certificates of its own major and of minors N, N-1, N-2 (DESIGN §11)."""
+
+VALID_DAYS = 180
+"""Note §3.6: 180 days; an engine is re-certified sooner, at each release."""
+
+
+class SuiteRef(Record, kw_only=True):
+    """Which checks ran: version and digest over the sources of `certify`."""
+
+    major: int
+    minor: int
+    digest: str
+
+
+class ProfileRef(Record, kw_only=True):
+    """Which tolerances and levels."""
+
+    name: str
+    version: int
+    digest: str
+
+
+class RunRef(Record, kw_only=True):
+    """How to run it again. level: smoke, standard or full; model_path as it was given."""
+
+    subject: str
+    service: str
+    model_path: str
+    level: str
+    seed: int
+    peers: tuple[str, ...]
+    command: str
+
+
+class Signer(Record, kw_only=True):
+    """The issuer's key, self-stated: it proves integrity, trust comes from a key that the verifier has."""
+
+    key_id: str
+    public_key: str
+
+
+class Predicate(Record, kw_only=True):
+    """Everything a certificate says. parts: name of each other field -> SHA-256 of its canonical bytes."""
+
+    suite: SuiteRef
+    profile: ProfileRef
+    backend: BackendDescriptor
+    model: ModelDescriptor
+    kind: str
+    admitted: bool
+    run: RunRef
+    environment: Environment
+    counts: dict[str, dict[str, int]]
+    record_count: int
+    merkle_root: str
+    exchanges: tuple[Exchange, ...]
+    matrix: tuple[MatrixCell, ...]
+    findings: tuple[Finding, ...]
+    kill_score: KillScore
+    grade: Grade
+    issued: str
+    not_after: str
+    signer: Signer
+    parts: dict[str, str]
+
+
+class Named(Record, kw_only=True):
+    """in-toto ResourceDescriptor: a name and digests by algorithm."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Statement(Record, kw_only=True, rename={"type": "_type", "predicate_type": "predicateType"}):
+    """in-toto Statement v1."""
+
+    type: str
+    subject: tuple[Named, ...]
+    predicate_type: str
+    predicate: Predicate
+
+
+PARTS = tuple(name for name in Predicate.__struct_fields__ if name != "parts")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What held. trusted: the signer's key is one the verifier named. notes: what was compared and what was not."""
+
+    predicate: Predicate
+    trusted: bool
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        grade_text = self.predicate.grade.text
+        if self.trusted:
+            return f"verified: {self.predicate.run.subject} is {grade_text}, signed by {self.predicate.signer.key_id}"
+        return f"integrity only, signer unknown: {self.predicate.run.subject} is {grade_text}, says {self.predicate.signer.key_id}"
+
+
+def part_digest(value: object) -> str:
+    """SHA-256 of the canonical bytes of any field."""
+    return "sha256:" + hashlib.sha256(msgspec.msgpack.Encoder(order="sorted").encode(value)).hexdigest()
+
+
+def part_digests(predicate: Predicate) -> dict[str, str]:
+    """Every part but `parts` itself."""
+    return {name: part_digest(getattr(predicate, name)) for name in PARTS}
+
+
+def names_of(predicate: Predicate) -> tuple[Named, ...]:
+    """What the statement is about: the engine as it described itself, and the model."""
+    algorithm, _, value = str(predicate.model.model).partition(":")
+    backend = hashlib.sha256(canonical.encode(predicate.backend)).hexdigest()
+    return (Named(name=f"backend/{predicate.run.subject}", digest={"sha256": backend}),
+            Named(name=f"model/{predicate.model.name}", digest={algorithm: value}))
+
+
+def build(*, suite_digest: str, profile: Profile, backend: BackendDescriptor, model: ModelDescriptor, run: RunRef,
+          environment: Environment, records: Sequence[CaseRecord], matrix: Sequence[MatrixCell], kill_score: KillScore,
+          admitted: bool, today: datetime.date) -> Predicate:
+    """The unsigned predicate of a run; counts, Merkle root, findings and grade are computed here, never passed in."""
+    counts, exchanges = count_verdicts(records), exchanges_of(records)
+    findings = {finding.id + finding.subject: finding for record in records for finding in record.findings}
+    return Predicate(
+        suite=SuiteRef(major=SUITE_VERSION[0], minor=SUITE_VERSION[1], digest=suite_digest),
+        profile=ProfileRef(name=profile.name, version=profile.version, digest=profile.digest),
+        backend=backend, model=model, kind="backend", admitted=admitted, run=run, environment=environment, counts=counts,
+        record_count=len(records), merkle_root=merkle_root(records), exchanges=exchanges, matrix=tuple(matrix),
+        findings=tuple(findings[key] for key in sorted(findings)), kill_score=kill_score,
+        grade=grade(counts, exchanges, claims_of(backend), profile, admitted=admitted), issued=today.isoformat(),
+        not_after=(today + datetime.timedelta(days=VALID_DAYS)).isoformat(),
+        signer=Signer(key_id="", public_key=""), parts={})
+
+
+def sign(predicate: Predicate, private: bytes) -> bytes:
+    """The certificate file: signer and part digests filled in, wrapped, signed."""
+    public = dsse.public_of(private)
+    signer = Signer(key_id=dsse.key_id(public), public_key=base64.b64encode(public).decode())
+    filled = msgspec.structs.replace(predicate, signer=signer)
+    filled = msgspec.structs.replace(filled, parts=part_digests(filled))
+    statement = Statement(type=STATEMENT_TYPE, subject=names_of(filled), predicate_type=PREDICATE_TYPE, predicate=filled)
+    return dsse.seal(msgspec.json.encode(statement, order="sorted"), private)
+
+
+def tampered(field: str, detail: str) -> RemoteProtocolError:
+    """The refusal that names a part."""
+    return RemoteProtocolError("zg/certify/tampered", detail, field)
+
+
+def read_statement(payload: bytes) -> Statement:
+    """The statement in a payload; strict about types and fields, nothing of it trusted."""
+    try:
+        statement = msgspec.json.decode(payload, type=Statement)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise tampered("payload", f"not a certificate statement: {error}") from error
+    if statement.type != STATEMENT_TYPE:
+        raise tampered("_type", f"got {statement.type[:80]!r}, wanted {STATEMENT_TYPE!r}")
+    if statement.predicate_type != PREDICATE_TYPE:
+        raise tampered("predicateType", f"got {statement.predicate_type[:80]!r}, wanted {PREDICATE_TYPE!r}")
+    return statement
+
+
+def check_parts(statement: Statement) -> None:
+    """Every part has its digest, and what can be derived from other parts agrees with them."""
+    predicate = statement.predicate
+    for name, wanted in part_digests(predicate).items():
+        if predicate.parts.get(name) != wanted:
+            raise tampered(name, "this part was changed after the certificate was issued")
+    if set(predicate.parts) != set(PARTS):
+        raise tampered("parts", "a digest of a part that does not exist")
+    if statement.subject != names_of(predicate):
+        raise tampered("subject", "the statement is about another engine or model than the predicate describes")
+    if sum(predicate.counts.get("*", {}).values()) != predicate.record_count:
+        raise tampered("counts", "the counts do not add up to the number of records")
+
+
+def check_version(suite: SuiteRef) -> None:
+    """Same major, and minor N, N-1 or N-2."""
+    major, minor = SUITE_VERSION
+    if suite.major != major or not minor - 2 <= suite.minor <= minor:
+        raise RemoteProtocolError("zg/certify/suite-version", f"got suite {suite.major}.{suite.minor}, wanted "
+                                  f"{major}.{max(0, minor - 2)} … {major}.{minor}", "suite")
+
+
+def check_grade(predicate: Predicate, profile: Profile) -> str:
+    """The grade follows from the counts under the profile it names; a note when that profile is not this one."""
+    if predicate.profile.digest != profile.digest:
+        return f"grade not recomputed: issued under profile {predicate.profile.name} {predicate.profile.digest[:19]}…"
+    claims: Claims = claims_of(predicate.backend, predicate.kind)
+    if grade(predicate.counts, predicate.exchanges, claims, profile, predicate.grade.assurance,
+             predicate.admitted) != predicate.grade:
+        raise tampered("grade", f"{predicate.grade.text} does not follow from the counts")
+    return "grade recomputed from the counts"
+
+
+def check_records(predicate: Predicate, records: Sequence[CaseRecord]) -> str:
+    """Counts, findings, exchanges and Merkle root recomputed from the records."""
+    if len(records) != predicate.record_count:
+        raise tampered("records", f"got {len(records)} records, the certificate is of {predicate.record_count}")
+    if merkle_root(records) != predicate.merkle_root:
+        raise tampered("records", "a record was changed: the Merkle root differs")
+    counts: Mapping[str, Mapping[str, int]] = count_verdicts(records)
+    if counts != predicate.counts:
+        raise tampered("counts", "they are not the counts of the records")
+    if exchanges_of(records) != predicate.exchanges:
+        raise tampered("exchanges", "they are not the exchanges of the records")
+    return f"{len(records)} records recomputed"
+
+
+def verify(data: bytes, profile: Profile, today: datetime.date, trusted: bytes | None = None,
+           records: Sequence[CaseRecord] | None = None) -> Verification:
+    """Check a certificate file. trusted: raw public key of the expected signer, if known.
+
+    Errors: `zg/certify/bad-certificate`, `tampered` (field: the part), `expired`, `suite-version`.
+    """
+    envelope, payload = dsse.open_envelope(data)
+    statement = read_statement(payload)
+    predicate = statement.predicate
+    check_parts(statement)
+    signer = predicate.signer
+    if envelope.signatures[0].keyid != signer.key_id:
+        raise tampered("keyid", "the envelope names another key than the certificate")
+    try:
+        public = base64.b64decode(signer.public_key, validate=True)
+    except ValueError as error:
+        raise tampered("signer", f"not base64: {error}") from error
+    if dsse.key_id(public) != signer.key_id:
+        raise tampered("signer", "the key id is not that of the public key")
+    if not dsse.signature_holds(envelope, payload, public):
+        raise tampered("signature", "it does not verify: the payload was changed after signing, or signed by another key")
+    check_version(predicate.suite)
+    if today.isoformat() > predicate.not_after:
+        raise RemoteProtocolError("zg/certify/expired", f"valid until {predicate.not_after}, today is {today}", "not_after")
+    notes = [check_grade(predicate, profile)]
+    notes.append(check_records(predicate, records) if records is not None else "records not given: not recomputed")
+    if trusted is not None and trusted != public:
+        notes.append(f"signed by {signer.key_id}, not by the key you trust ({dsse.key_id(trusted)})")
+    return Verification(predicate, trusted == public, tuple(notes))

@@ -1,0 +1,73 @@
+"""Where a run happened, and which sources ran: facts that a certificate binds (W3). Imports nothing heavy."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from zeitgeist.core.formats.canonical import Record
+
+__all__ = ["Environment", "Package", "observe", "suite_digest"]
+
+PACKAGES = (
+    "blake3", "cryptography", "gguf", "llama-cpp-python", "mlx", "mlx-lm", "msgspec", "numpy", "pytest", "pytest-xdist",
+    "safetensors", "tokenizers", "torch", "transformers", "xllamacpp", "xxhash", "zeitgeist",
+)
+SOURCES = (".py", ".toml", ".html", ".jinja", ".css", ".js", ".json")
+
+
+class Package(Record, kw_only=True):
+    """An installed distribution."""
+
+    name: str
+    version: str
+
+
+class Environment(Record, kw_only=True):
+    """Machine and software of a run. cpu: the model's name; cores: those this process may use; threads: OMP_NUM_THREADS."""
+
+    cpu: str
+    cores: int
+    machine: str
+    system: str
+    python: str
+    threads: str
+    packages: tuple[Package, ...]
+
+
+def cpu_name() -> str:
+    """The processor's own name, else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def observe() -> Environment:
+    """This machine, this interpreter, and the packages that can change a number."""
+    packages: list[Package] = []
+    for name in PACKAGES:
+        try:
+            packages.append(Package(name=name, version=importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return Environment(cpu=cpu_name(), cores=cores, machine=platform.machine(),
+                       system=f"{platform.system()} {platform.release()}", python=platform.python_version(),
+                       threads=os.environ.get("OMP_NUM_THREADS", ""), packages=tuple(packages))
+
+
+def suite_digest(root: Path | None = None) -> str:
+    """SHA-256 over path and content of every source file of this suite, in order of path."""
+    root = root or Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in SOURCES and "__pycache__" not in path.parts:
+            body = path.read_bytes()
+            total.update(f"{path.relative_to(root).as_posix()}\0{len(body)}\0".encode() + body)
+    return "sha256:" + total.hexdigest()
