@@ -158,13 +158,6 @@ LLAMA: list[Row] = [
      "the message lists what it takes"),
 ]
 
-CONVERT: list[Row] = [
-    ("zg/convert/bad-form", "caller", True, "this form does not fit this head: pairs or blocks do not divide head_dim",
-     "choose a form whose blocks divide head_dim"),
-    ("zg/convert/no-path", "caller", True, "no chain of steps leads from one form to the other",
-     "choose another form; the message names what blocks the way"),
-]
-
 CACHE: list[Row] = [
     ("zg/cache/adapter", "peer", True,
      "the cache was made with another adapter (LoRA), or with one where none is loaded",
@@ -224,6 +217,17 @@ CACHE: list[Row] = [
      "export the cache again"),
     ("zg/cache/window", "peer", True, "sliding window or attention sinks differ from the model's",
      "check that the models are the same"),
+]
+
+CONVERT: list[Row] = [
+    ("zg/convert/bad-form", "caller", True, "this form does not fit this head: pairs or blocks do not divide head_dim",
+     "choose a form whose blocks divide head_dim"),
+    ("zg/convert/no-path", "caller", True, "no chain of steps leads from one form to the other",
+     "choose another form; the message names what blocks the way"),
+    ("zg/convert/not-exact", "caller", True, "the two schemas do not hold the same numbers, so repacking would lose some",
+     "convert through float32 instead, and report the loss"),
+    ("zg/convert/overflow", "peer", True, "a number is too large for the target's element or scale",
+     "keep a wider form; such numbers are usually a fault of the model or the cache"),
 ]
 
 ROWS: list[Row] = [*BACKEND, *CACHE, *CERTIFY, *CONVERT, *LLAMA, *MODEL, *ORACLE, *SAFETENSORS, *SAMPLING, *WORKER]
