@@ -30,8 +30,10 @@ def entry(dtype: Any, shape: Any, offsets: Any) -> dict[str, Any]:
 @pytest.mark.requirement("R3")
 def test_the_reference_implementation_reads_what_we_pack_and_we_read_what_it_saves(tmp_path: Path) -> None:
     """Both directions, several dtypes, a scalar and an empty tensor (R3)."""
-    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float16([1, 2]),
-              "c": np.zeros((0, 4), np.int64), "d": np.array(7, np.uint32), "e": np.array([True, False]), "f": np.arange(3, dtype=np.uint8)}
+    arrays = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float16([1, 2]), "c": np.zeros((0, 4), np.int64),
+        "d": np.array(7, np.uint32), "e": np.array([True, False]), "f": np.arange(3, dtype=np.uint8),
+    }
     names = {"float32": "f32", "float16": "f16", "int64": "i64", "uint32": "u32", "bool": "bool", "uint8": "u8"}
     ours = pack([(name, names[array.dtype.name], array) for name, array in arrays.items()], {"zeitgeist": "x"})
     for name, array in official.load(bytes(ours)).items():

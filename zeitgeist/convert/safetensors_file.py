@@ -185,7 +185,7 @@ def check_entry(name: str, entry: Any) -> TensorSpec:
 
 def whole_numbers(field: str, value: Any) -> tuple[int, ...]:
     """A short list of integers from 0 to 2⁴⁸; True is not an integer here."""
-    items = cast("list[Any]", value) if isinstance(value, list) else [None]
+    items = cast("list[int]", value) if isinstance(value, list) else [-1]
     if len(items) > AXES_MAX or not all(type(item) is int and 0 <= item <= 1 << 48 for item in items):
         raise refuse("zg/safetensors/bad-header", field, value, f"at most {AXES_MAX} integers from 0 to 2^48")
     return tuple(items)
