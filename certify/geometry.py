@@ -55,12 +55,12 @@ GEOMETRIES: tuple[Geometry, ...] = (
     Geometry("llama-d64-kv1-gqa4-tied-theta500k", "llama", 128, 2, 4, 1, 64, 192, True, "500000.0"),
     Geometry("llama-d128-kv2-gqa1-linear", "llama", 128, 2, 2, 2, 128, 256, False, "10000.0", "linear"),
     Geometry("llama-d80-kv2-gqa1", "llama", 160, 3, 2, 2, 80, 192, False, "10000.0"),
-    Geometry("llama-d64-kv1-gqa7-llama3", "llama", 192, 2, 7, 1, 64, 256, False, "500000.0", "llama3"),
+    Geometry("llama-d64-kv1-gqa7-llama3", "llama", 224, 2, 7, 1, 64, 256, False, "500000.0", "llama3"),
     Geometry("llama-d128-kv2-gqa4-llama3-tied", "llama", 128, 2, 8, 2, 128, 192, True, "500000.0", "llama3"),
     Geometry("qwen2-d64-kv1-gqa7-tied", "qwen2", 448, 2, 7, 1, 64, 256, True, "1000000.0"),
     Geometry("qwen2-d80-kv2-gqa4-linear", "qwen2", 640, 2, 8, 2, 80, 192, False, "500000.0", "linear"),
     Geometry("qwen3-d128-kv2-gqa4-tied", "qwen3", 128, 2, 8, 2, 128, 192, True, "1000000.0"),
-    Geometry("qwen3-d64-kv1-gqa7", "qwen3", 160, 3, 7, 1, 64, 192, False, "500000.0"),
+    Geometry("qwen3-d64-kv1-gqa7", "qwen3", 224, 3, 7, 1, 64, 192, False, "500000.0"),
 )
 """kv_heads 1 and 2; head_dim 64, 80, 128; GQA 1, 4, 7; tied and not; bases besides 10,000; both scalings; biases; norms."""
 

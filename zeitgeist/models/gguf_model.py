@@ -11,9 +11,10 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.quantise import BLOCKS, dequantise
 from zeitgeist.core.descriptors.model import FAMILIES, ModelConfig, RopeConfig
 from zeitgeist.core.errors import refuse
-from zeitgeist.models.block_quants import GGUF_BLOCK_BYTES, dequantise_ggml, error_bound_ggml
+from zeitgeist.models.block_bounds import error_bound_ggml
 from zeitgeist.models.canonical_tensors import expected_shapes, real, split_rows
 from zeitgeist.models.gguf_file import GgufFile, open_gguf
 from zeitgeist.models.hf_config import check_geometry
@@ -64,12 +65,12 @@ class GgufSource:
 
     def values(self, name: str) -> NDArray[np.float32]:
         tag, data = self.raw(name)
-        values = dequantise_ggml(tag, data) if tag in GGUF_BLOCK_BYTES else widen(tag, data)
+        values = dequantise(data, tag) if tag in BLOCKS else widen(tag, data)
         return cast("NDArray[np.float32]", self.in_canonical_rows(name, values))
 
     def bound(self, name: str) -> NDArray[np.float32] | None:
         tag, data = self.raw(name)
-        if tag not in GGUF_BLOCK_BYTES:
+        if tag not in BLOCKS:
             return None
         return cast("NDArray[np.float32]", self.in_canonical_rows(name, error_bound_ggml(tag, data)))
 

@@ -17,9 +17,9 @@ from zeitgeist.models.safetensors_source import Affine, TensorStore, open_shards
 
 __all__ = ["open_directory", "open_weights_file"]
 
-GROUP_SIZES = (16, 32, 64, 128)
-BITS = (2, 4, 8)
-"""3, 5 and 6 bits are packed across words in MLX; refused by name until somebody needs them."""
+GROUP_SIZES = (32, 64, 128)
+BITS = (4, 8)
+"""The affine groups whose arithmetic stands in convert/quantise.py; others are refused by name."""
 
 
 def open_directory(directory: Path) -> OpenedModel:

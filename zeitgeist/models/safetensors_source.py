@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.quantise import AffineGroups, affine_dequantise
 from zeitgeist.convert.safetensors_file import open_safetensors
 from zeitgeist.core.descriptors.model import ModelConfig
 from zeitgeist.core.errors import refuse
-from zeitgeist.models.block_quants import dequantise_affine, error_bound_affine
+from zeitgeist.models.block_bounds import error_bound_affine
 from zeitgeist.models.canonical_tensors import expected_shapes
 from zeitgeist.models.json_file import read_json
 from zeitgeist.models.opened import check_tensors, widen
@@ -75,11 +76,11 @@ class HfSource:
         """Whether a tensor comes as packed levels with scales and biases."""
         return self.affine is not None and stored.removesuffix(".weight") + ".scales" in self.places
 
-    def groups(self, stored: str) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32], str]:
-        """(packed levels, scales, biases, dtype of scales)."""
+    def groups(self, stored: str, affine: Affine) -> AffineGroups:
+        """The three parts of a quantised matrix, scales and biases widened to float32."""
         base = stored.removesuffix(".weight")
-        dtype, scales = self.entry(base + ".scales")
-        return self.entry(stored)[1], widen(dtype, scales), widen(*self.entry(base + ".biases")), dtype
+        scales, biases = (widen(*self.entry(base + part)) for part in (".scales", ".biases"))
+        return AffineGroups(self.entry(stored)[1], scales, biases, affine.bits, affine.group_size)
 
     def raw(self, name: str) -> tuple[str, NDArray[Any]]:
         stored = hf_name(name)
@@ -91,16 +92,16 @@ class HfSource:
     def values(self, name: str) -> NDArray[np.float32]:
         stored = hf_name(name)
         if self.is_affine(stored) and self.affine:
-            packed, scales, biases, _ = self.groups(stored)
-            return dequantise_affine(packed, scales, biases, self.affine.bits)
+            return affine_dequantise(self.groups(stored, self.affine))
         return widen(*self.entry(stored))
 
     def bound(self, name: str) -> NDArray[np.float32] | None:
         stored = hf_name(name)
         if not self.is_affine(stored) or not self.affine:
             return None
-        _, scales, biases, dtype = self.groups(stored)
-        return error_bound_affine(scales, biases, self.affine.bits, dtype)
+        groups = self.groups(stored, self.affine)
+        dtype, _ = self.entry(stored.removesuffix(".weight") + ".scales")
+        return error_bound_affine(groups.scales, groups.biases, groups.bits, dtype)
 
 
 def source_of(stores: Mapping[str, TensorStore], config: ModelConfig, tied_head: bool, affine: Affine | None,

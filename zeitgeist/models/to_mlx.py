@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.quantise import affine_quantise
 from zeitgeist.core.errors import LocalProtocolError
-from zeitgeist.models.affine_quantise import quantise_affine
 from zeitgeist.models.bundle import ModelBundle
 from zeitgeist.models.hf_tokenizer import TOKENIZER_FILES
 from zeitgeist.models.safetensors_source import hf_name
@@ -64,7 +64,7 @@ def stored_tensors(bundle: ModelBundle, bits: int) -> Iterator[tuple[str, str, N
         if values.shape[1] % GROUP_SIZE:
             raise LocalProtocolError("zg/model/cannot-express", f"rows of {values.shape[1]} are not whole groups of {GROUP_SIZE}", name)
         base = hf_name(name).removesuffix(".weight")
-        packed, scales, biases = quantise_affine(values, GROUP_SIZE, bits)
-        yield base + ".weight", "u32", np.ascontiguousarray(packed, "<u4")
-        yield base + ".scales", "f32", scales
-        yield base + ".biases", "f32", biases
+        groups = affine_quantise(values, bits, GROUP_SIZE)
+        yield base + ".weight", "u32", groups.weight
+        yield base + ".scales", "f32", groups.scales
+        yield base + ".biases", "f32", groups.biases
