@@ -121,7 +121,7 @@ def require_shapes(cache: KVCache) -> None:
         dtype, shape = array_shape(cache.descriptor, form)
         if len(arrays) != cache.descriptor.layer_count:
             raise refuse("zg/cache/shape", side, f"{len(arrays)} layers", f"{cache.descriptor.layer_count} layers")
-        for index, array in enumerate(arrays):
+        for index, array in enumerate(arrays, cache.descriptor.layer_first):
             if array.dtype != dtype or array.shape != shape:
                 raise refuse("zg/cache/shape", f"layer.{index}.{side}", f"{array.dtype} {array.shape}",
                              f"{dtype} {shape}")

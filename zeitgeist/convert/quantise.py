@@ -228,7 +228,7 @@ def ggml_from_affine(groups: AffineGroups, name: str) -> U8:
     """
     wanted = {"ggml_q4_1": 4, "ggml_q4_0": 4, "ggml_q8_0": 8}
     if wanted.get(name) != groups.bits:
-        raise refuse("zg/convert/not-exact", "quant", f"{groups.bits} bits", f"{wanted.get(name)} bits for {name}")
+        raise refuse("zg/convert/not-exact", "quant", f"{groups.bits} bits", f"{wanted.get(name)} for {name}")
     repeat = groups.group_size // 32
     scales = as_float16(groups.scales, "scales").repeat(repeat, axis=-1)[..., None]
     biases = as_float16(groups.biases, "biases").repeat(repeat, axis=-1)[..., None]
