@@ -10,6 +10,8 @@ __all__ = ["ROWS"]
 Row = tuple[str, Literal["peer", "caller", "host", "us"], bool, str, str]
 
 BACKEND: list[Row] = [
+    ("zg/backend/bad-request", "caller", True, "ids, positions, layers or sessions do not fit the model",
+     "send what the message asks for"),
     ("zg/backend/cancelled", "caller", False, "the call was cancelled between two prefill chunks",
      "send it again if it is still wanted"),
     ("zg/backend/context-full", "caller", True, "the session would hold more tokens than the model or engine can",
@@ -230,4 +232,55 @@ CONVERT: list[Row] = [
      "keep a wider form; such numbers are usually a fault of the model or the cache"),
 ]
 
-ROWS: list[Row] = [*BACKEND, *CACHE, *CERTIFY, *CONVERT, *LLAMA, *MODEL, *ORACLE, *SAFETENSORS, *SAMPLING, *WORKER]
+FORMAT: list[Row] = [
+    ("zg/format/bad-digest", "peer", True, "a digest is not `sha256:` or `blake3:` and 64 lower-case hex digits",
+     "send the digest as the record's maker printed it"),
+    ("zg/format/bad-token-id", "peer", True, "a token id does not fit in int32", "look at the tokenizer that made the ids"),
+    ("zg/format/unknown-dtype", "peer", True, "no element type has this name", "use a name of docs/spec/precision.md"),
+    ("zg/format/unknown-schema", "peer", True, "no quantisation schema has this name or these parameters",
+     "use a name that the message lists"),
+    ("zg/format/unsupported-conversion", "caller", True, "no conversion is declared between these two",
+     "convert by way of f32, or ask for a declared pair"),
+]
+
+TENSOR: list[Row] = [
+    ("zg/tensor/bad-chunk", "peer", True, "a chunk's index, offset or length is not what the envelope implies",
+     "send the chunks that the envelope describes"),
+    ("zg/tensor/bad-envelope", "peer", True, "an envelope contradicts itself: shape, layout, length and chunks must agree",
+     "make the envelope with the sender's library; the message names the field"),
+    ("zg/tensor/bad-layout", "caller", True, "the array and its declared layout do not agree",
+     "declare the layout that the bytes have; shape never tells it"),
+    ("zg/tensor/corrupt-chunk", "peer", True, "a chunk's bytes do not have its checksum", "send that chunk again"),
+    ("zg/tensor/corrupt-content", "peer", True, "all chunks verify, but the whole does not have the envelope's digest",
+     "send the tensor again; two chunks of one sender disagree with its envelope"),
+    ("zg/tensor/foreign-chunk", "peer", True, "the chunk belongs to another tensor", "send it on the stream of its tensor"),
+    ("zg/tensor/incomplete", "peer", False, "chunks are still missing", "send the chunks that the message lists"),
+    ("zg/tensor/too-large", "peer", True, "the envelope claims more than this receiver takes",
+     "send it in parts, or raise the receiver's limit"),
+    ("zg/tensor/unsupported", "peer", True, "byte order, compression or layout of the envelope is not one we read",
+     "send little-endian, uncompressed, in a declared layout"),
+]
+
+VERSION: list[Row] = [
+    ("zg/version/mismatch", "peer", True, "a schema version is not ours; versions match exactly",
+     "run the same release on both sides; the message names both versions"),
+]
+
+WIRE: list[Row] = [
+    ("zg/wire/bad-header", "peer", True, "a frame's header has a field outside its range", "look at the peer's encoder"),
+    ("zg/wire/bad-header-checksum", "peer", True, "a frame's header was damaged", "connect again; look at the link"),
+    ("zg/wire/bad-magic", "peer", True, "the bytes are not a Zeitgeist frame", "check what listens on that address"),
+    ("zg/wire/bad-payload-checksum", "peer", True, "a frame's payload was damaged", "connect again; look at the link"),
+    ("zg/wire/bad-record", "peer", True, "bytes do not decode as the record they should be",
+     "the message names the record and the field; look at the peer's encoder"),
+    ("zg/wire/frame-too-large", "peer", True, "a payload is longer than its channel allows", "send it in chunks"),
+    ("zg/wire/not-canonical", "peer", True, "the bytes decode, but are not the one encoding of what they say",
+     "encode with sorted keys, shortest forms and no duplicate keys"),
+    ("zg/wire/record-too-large", "peer", True, "a record is longer or deeper than its limit",
+     "send less in one record; docs/spec/limits.md states the bounds"),
+    ("zg/wire/truncated", "peer", False, "the stream ended inside a frame", "connect again and resume"),
+    ("zg/wire/unknown-channel", "peer", True, "a frame names a channel that does not exist", "look at the peer's version"),
+    ("zg/wire/unknown-flags", "peer", True, "a frame sets flags that have no meaning", "look at the peer's version"),
+]
+
+ROWS: list[Row] = [*BACKEND, *CACHE, *CERTIFY, *CONVERT, *LLAMA, *MODEL, *ORACLE, *SAFETENSORS, *SAMPLING, *WORKER, *FORMAT, *TENSOR, *VERSION, *WIRE]

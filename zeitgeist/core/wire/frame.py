@@ -1,0 +1,184 @@
+"""The frame: a fixed header of 48 bytes, then the payload (DESIGN §3, C1).
+
+Little-endian: magic 4s, version u16, channel u8, zero u8, kind u16, flags u16, payload length u32, stream u64,
+sequence u64, XXH3-64 of the payload, XXH3-64 of the 40 bytes before. The checksums find damage, not deceit.
+
+Law: this file does not know what a kind means nor which side we are. Every field of the header is checked before memory
+is taken for the payload. After one refusal a decoder stays refused: nothing after a broken frame can be trusted to be
+where it seems. Whether a sequence number is the next one is the session's to judge.
+"""
+
+import struct
+from enum import IntEnum, IntFlag
+
+import msgspec
+import xxhash
+
+from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError, refuse
+from zeitgeist.core.descriptors.versions import SCHEMA_VERSIONS, require_version
+from zeitgeist.core.limits import (
+    CHUNK_BYTES_MAX,
+    CHUNK_RECORD_BYTES_MAX,
+    CONTROL_BYTES_MAX,
+    FRAME_HEADER_BYTES,
+)
+
+__all__ = ["MAGIC", "Channel", "Flag", "Frame", "FrameDecoder", "encode_frame", "frame_header", "payload_bytes_max"]
+
+MAGIC = b"ZGFR"
+HEAD = struct.Struct("<4sHBBHHIQQQ")
+CHECK = struct.Struct("<Q")
+assert HEAD.size + CHECK.size == FRAME_HEADER_BYTES
+
+
+class Channel(IntEnum):
+    """The seven channels (G5). Tensor and cache carry bulk, the others control."""
+
+    CONTROL = 0
+    CAPABILITY = 1
+    TENSOR = 2
+    CACHE = 3
+    JOB = 4
+    METRICS = 5
+    DEBUG = 6
+
+
+class Flag(IntFlag):
+    """REPLY answers the stream's request; ERROR makes the reply a refusal; LAST ends the stream;
+    ATTACHED: one descriptor of shared memory travels beside the frame's first byte."""
+
+    REPLY = 1
+    ERROR = 2
+    LAST = 4
+    ATTACHED = 8
+
+
+BULK = (Channel.TENSOR, Channel.CACHE)
+FLAGS_KNOWN = int(Flag.REPLY | Flag.ERROR | Flag.LAST | Flag.ATTACHED)
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame. kind 0..65535: the number of a record; stream, sequence: unsigned 64 bits; payload: read-only bytes."""
+
+    channel: Channel
+    kind: int
+    stream: int = 0
+    sequence: int = 0
+    flags: Flag = Flag(0)
+    payload: bytes | memoryview = b""
+
+
+def payload_bytes_max(channel: Channel) -> int:
+    """The largest payload a channel carries: a control record, or a chunk with its record."""
+    return CHUNK_BYTES_MAX + CHUNK_RECORD_BYTES_MAX if channel in BULK else CONTROL_BYTES_MAX
+
+
+def frame_header(frame: Frame) -> bytes:
+    """The 48 bytes before the payload. What a decoder would refuse is a `LocalProtocolError` here."""
+    view = memoryview(frame.payload)
+    if view.nbytes > payload_bytes_max(frame.channel):
+        raise LocalProtocolError("zg/wire/frame-too-large", f"got {view.nbytes} bytes, wanted at most "
+                                 f"{payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}", "payload")
+    try:
+        head = HEAD.pack(MAGIC, SCHEMA_VERSIONS["protocol"], frame.channel, 0, frame.kind, frame.flags, view.nbytes,
+                         frame.stream, frame.sequence, xxhash.xxh3_64_intdigest(view))
+    except struct.error as error:
+        raise LocalProtocolError("zg/wire/bad-header", str(error), "kind, stream, sequence") from error
+    return head + CHECK.pack(xxhash.xxh3_64_intdigest(head))
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Header and payload as one buffer. For bulk send `frame_header(frame)` and the payload by themselves: no copy."""
+    return frame_header(frame) + frame.payload
+
+
+class FrameDecoder:
+    """Bytes of one ordered stream in, whole and verified frames out; never holds more than one frame.
+
+    Push: `feed(data)`. Without a copy: read into `target()` and call `advance(count)`, as `recv_into` and
+    `BufferedProtocol` do. Each payload is a buffer of its own; later frames do not overwrite it.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(FRAME_HEADER_BYTES)
+        self.filled = 0
+        self.head: Frame | None = None
+        self.payload_check = 0
+        self.refusal: ZeitgeistError | None = None
+
+    def target(self) -> memoryview:
+        """Where the next bytes go: never empty, never past the frame in progress."""
+        if self.refusal:
+            raise self.refusal
+        return memoryview(self.buffer)[self.filled:]
+
+    def advance(self, count: int) -> Frame | None:
+        """count bytes were written to `target()`; the frame, if that completed one."""
+        assert 0 <= count <= len(self.buffer) - self.filled, f"{count} bytes are more than target() gave"
+        if self.refusal:
+            raise self.refusal
+        self.filled += count
+        if self.filled < len(self.buffer):
+            return None
+        try:
+            return self.complete()
+        except ZeitgeistError as error:
+            self.refusal = error
+            raise
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """Frames completed by data. A refusal in the middle loses the frames before it in the same call: the link ends."""
+        view, frames = memoryview(data), []
+        while view.nbytes:
+            target = self.target()
+            count = min(len(target), view.nbytes)
+            target[:count] = view[:count]
+            view = view[count:]
+            if frame := self.advance(count):
+                frames.append(frame)
+        return frames
+
+    def end(self) -> None:
+        """The stream ended; inside a frame that is `zg/wire/truncated`."""
+        if self.refusal:
+            raise self.refusal
+        if self.filled or self.head:
+            raise refuse("zg/wire/truncated", "payload" if self.head else "header", f"{self.filled} bytes",
+                         f"{len(self.buffer)}")
+
+    def complete(self) -> Frame | None:
+        """The buffer is full: of a header, or of a payload."""
+        if self.head is None:
+            self.head, length, self.payload_check = read_header(self.buffer)
+            self.buffer, self.filled = bytearray(length), 0
+            if length:
+                return None
+        if xxhash.xxh3_64_intdigest(self.buffer) != self.payload_check:
+            raise refuse("zg/wire/bad-payload-checksum", "payload", f"stream {self.head.stream} sequence {self.head.sequence}",
+                         "bytes with the checksum that the header states")
+        frame = msgspec.structs.replace(self.head, payload=memoryview(self.buffer).toreadonly())
+        self.buffer, self.filled, self.head = bytearray(FRAME_HEADER_BYTES), 0, None
+        return frame
+
+
+def read_header(raw: bytearray) -> tuple[Frame, int, int]:
+    """(frame without payload, payload length, payload checksum) of 48 bytes; the first fault is refused by name.
+
+    Magic and version come before the checksum: another version may compute it over other bytes.
+    """
+    magic, version, channel, zero, kind, flags, length, stream, sequence, check = HEAD.unpack_from(raw)
+    if magic != MAGIC:
+        raise refuse("zg/wire/bad-magic", "magic", magic, MAGIC)
+    require_version("protocol", version)
+    if CHECK.unpack_from(raw, HEAD.size)[0] != xxhash.xxh3_64_intdigest(memoryview(raw)[: HEAD.size]):
+        raise RemoteProtocolError("zg/wire/bad-header-checksum", "the header was damaged on the way", "header")
+    if zero:
+        raise refuse("zg/wire/bad-header", "zero", zero, 0)
+    if channel >= len(Channel):
+        raise refuse("zg/wire/unknown-channel", "channel", channel, f"0 to {len(Channel) - 1}")
+    if flags & ~FLAGS_KNOWN:
+        raise refuse("zg/wire/unknown-flags", "flags", hex(flags), f"only bits of {hex(FLAGS_KNOWN)}")
+    if length > payload_bytes_max(Channel(channel)):
+        raise refuse("zg/wire/frame-too-large", "length", length,
+                     f"at most {payload_bytes_max(Channel(channel))} on {Channel(channel).name.lower()}")
+    return Frame(channel=Channel(channel), kind=kind, stream=stream, sequence=sequence, flags=Flag(flags)), length, check
