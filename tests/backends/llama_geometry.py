@@ -131,27 +131,28 @@ def add(w: gguf.GGUFWriter, g: Geometry, name: str, values: np.ndarray) -> np.nd
     return back
 
 
-def forward(g: Geometry, ids: list[int]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Logits [row, vocab], K (after rotation, half-split) and V [row, kv_head, head_dim] per layer, all float64."""
-    weights, n = g.weights, len(ids)
+def forward(g: Geometry, ids: list[int], dtype: Any = np.float64) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Logits [row, vocab], K (after rotation, half-split) and V [row, kv_head, head_dim] per layer, computed in dtype."""
+    weights, n = {name: values.astype(dtype) for name, values in g.weights.items()}, len(ids)
     x = weights["token_embd.weight"][ids]
-    frequency = g.theta ** (-np.arange(0, g.head_dim, 2) / g.head_dim) / (1 if g.divisors is None else g.divisors)
-    angle = np.outer(np.arange(n) / (g.linear or 1.0), frequency)
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    frequency = dtype(g.theta) ** (-np.arange(0, g.head_dim, 2) / g.head_dim).astype(dtype)
+    divisors = (1 if g.divisors is None else g.divisors) * (g.linear or 1.0)
+    angle = np.outer(np.arange(n).astype(dtype), (frequency / divisors).astype(dtype))  # in float32 as engines have it
+    cos, sin = np.cos(angle)[:, None].astype(dtype), np.sin(angle)[:, None].astype(dtype)
 
     def norm(a, name):
-        return a / np.sqrt((a * a).mean(-1, keepdims=True) + 1e-5) * weights[name]
+        return a / np.sqrt((a * a).mean(-1, keepdims=True) + dtype(1e-5)) * weights[name]
 
     def rope(a):
         a, b = np.split(a, 2, axis=-1)
         return np.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
 
     ks, vs = [], []
-    mask = np.triu(np.full((n, n), -np.inf), 1)
+    mask = np.triu(np.full((n, n), -np.inf, dtype), 1)
     for i in range(g.layers):
         p = f"blk.{i}."
         h = norm(x, p + "attn_norm.weight")
-        q, k, v = ((h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", 0.0)).reshape(n, -1, g.head_dim)
+        q, k, v = ((h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", dtype(0))).reshape(n, -1, g.head_dim)
                    for m in ("attn_q", "attn_k", "attn_v"))
         if g.family == "qwen3":
             q, k = norm(q, p + "attn_q_norm.weight"), norm(k, p + "attn_k_norm.weight")
@@ -159,7 +160,7 @@ def forward(g: Geometry, ids: list[int]) -> tuple[np.ndarray, list[np.ndarray], 
         ks.append(k)
         vs.append(v)
         group = g.heads // g.kv_heads
-        scores = np.einsum("qhd,khd->hqk", q, np.repeat(k, group, 1)) / np.sqrt(g.head_dim) + mask
+        scores = np.einsum("qhd,khd->hqk", q, np.repeat(k, group, 1)) / dtype(g.head_dim**0.5) + mask
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         x = x + np.einsum("hqk,khd->qhd", scores, np.repeat(v, group, 1)).reshape(n, -1) @ weights[p + "attn_output.weight"].T

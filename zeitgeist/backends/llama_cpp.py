@@ -101,7 +101,7 @@ class LlamaBackend(SessionEngine):
 
     def describe(self) -> BackendDescriptor:
         """Claims; forms, band and activations are those of the loaded model."""
-        own_exact = self.chosen["library"] == "own" and self.chosen["flash_attention"] == "off"
+        own = self.chosen["library"] == "own"
         return BackendDescriptor(
             name="llama_cpp", variant=self.variant(), version=self.engine.version(), libraries=self.engine.libraries(),
             classes=("local_serving", "cache_capable", "tensor_export", "distributed_execution"),
@@ -111,9 +111,15 @@ class LlamaBackend(SessionEngine):
             parallelism=("layers",), sampler="canonical", prompt="ids", streaming=True,
             batch_max=self.counts["n_seq_max"], band=self.band(),
             activations="ggml_q8_0" if self.weights.startswith("ggml_q") else "",
-            batch_invariant=own_exact, chunk_invariant=own_exact, run_to_run=True, isolation="process",
+            batch_invariant=own and (self.has_one_kernel() or self.counts["threads"] == 1),
+            chunk_invariant=own and self.has_one_kernel(), run_to_run=True, isolation="process",
             handled=("llama-hadamard-cache", "llama-flash-attention-precision", "llama-key-pairing"),
         )
+
+    def has_one_kernel(self) -> bool:
+        """Flash attention over F32 or F16 rows has a tiled kernel for long prefills and another for short ones."""
+        return self.chosen["flash_attention"] == "off" or all(
+            ELEMENTS[self.chosen[name]].block > 1 for name in ("kv_k", "kv_v"))
 
     def variant(self) -> str:
         for variant in VARIANTS:

@@ -139,7 +139,7 @@ def load(choice: str) -> Engine:
 def own_library() -> Path:
     directory = own_build_directory() / "lib"
     if not (directory / "stamp.json").is_file():
-        raise LocalProtocolError("zg/llama/library-missing", f"{directory} holds no build", "library")
+        raise LocalProtocolError("zg/llama/library-missing", f"{directory} holds no build; run `make setup`", "library")
     return directory
 
 
