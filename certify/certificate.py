@@ -10,6 +10,7 @@ import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -26,7 +27,7 @@ from zeitgeist.core.formats import canonical
 from zeitgeist.core.formats.canonical import Record
 
 __all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "SUITE_VERSION", "VALID_DAYS", "Predicate", "ProfileRef", "RunRef",
-           "Signer", "Statement", "SuiteRef", "Verification", "build", "read_statement", "sign", "verify"]
+           "Signer", "Statement", "SuiteRef", "Verification", "build", "read_file", "read_statement", "sign", "verify"]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:zeitgeist:certificate:v1"
@@ -182,6 +183,14 @@ def sign(predicate: Predicate, private: bytes) -> bytes:
 def tampered(field: str, detail: str) -> RemoteProtocolError:
     """The refusal that names a part."""
     return RemoteProtocolError("zg/certify/tampered", detail, field)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a certificate file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RemoteProtocolError("zg/certify/bad-certificate", f"{path}: {error.strerror}", "certificate") from error
 
 
 def read_statement(payload: bytes) -> Statement:

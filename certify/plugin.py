@@ -6,7 +6,10 @@ or hung worker is a CRASH; any other exception is the suite's own defect (SKIPPE
 Records travel as user properties of reports, so that xdist workers need nothing shared; the controller writes them.
 """
 
+import contextlib
 import json
+import os
+import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--zg-profile", default="", help="tolerance profile (TOML); the standard one when not given")
     group.addoption("--zg-check", action="append", default=[], help="run only this check or case id (repeatable)")
     group.addoption("--zg-families", default="", help="run only these families, e.g. BN")
-    group.addoption("--zg-progress", default="", help="append one JSON line a case to this file")
+    group.addoption("--zg-progress", default=0, type=int, help="write one JSON line a case to this descriptor")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -166,10 +169,11 @@ class CheckSession:
     def command(self, case: str) -> str:
         """One line that repeats the case."""
         option = self.config.getoption
-        parts = ["zg-certify run", f"--subject {self.subject_name}", f"--model {self.model}"]
-        parts += [f"--service {self.service}"] if self.service else []
-        parts += [f"--peers {','.join(self.peers.names)}"] if self.peers.names else []
-        return " ".join([*parts, f"--level {option('--zg-level')}", f"--seed {option('--zg-seed')}", f"--check '{case}'"])
+        parts = ["zg-certify", "run", "--subject", self.subject_name, "--model", str(self.model)]
+        parts += ["--service", self.service] if self.service else []
+        parts += ["--peers", ",".join(self.peers.names) or "none"]
+        parts += ["--level", option("--zg-level"), "--seed", str(option("--zg-seed")), "--check", case]
+        return shlex.join(parts)
 
     def new_case(self, item: pytest.Item) -> Any:
         """The case object of a test."""
@@ -334,14 +338,14 @@ class Recorder:
         self.lines: dict[str, str] = {}
         self.defects: list[str] = []
         self.out: str = config.getoption("--zg-out")
-        self.progress: str = config.getoption("--zg-progress")
+        self.progress: int = config.getoption("--zg-progress")
         self.spread = bool(getattr(config.option, "numprocesses", None))
 
     def say(self, line: dict[str, Any]) -> None:
-        """Append one progress line."""
+        """Send one progress line to the parent; nobody listening any more is no reason to stop."""
         if self.progress:
-            with Path(self.progress).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.progress, json.dumps(line).encode() + b"\n")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Say how many cases there will be."""

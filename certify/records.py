@@ -34,7 +34,11 @@ def from_json(line: bytes | str) -> CaseRecord:
 
 def read_records(path: Path) -> list[CaseRecord]:
     """All records of a JSON-lines file, in order."""
-    return [from_json(line) for line in path.read_bytes().splitlines() if line.strip()]
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RemoteProtocolError("zg/certify/bad-certificate", f"{path}: {error.strerror}", "records") from error
+    return [from_json(line) for line in lines if line.strip()]
 
 
 def write_records(path: Path, records: Sequence[CaseRecord]) -> None:

@@ -1,0 +1,241 @@
+"""What the commands of `zg-certify` do, but for `verify`, which must stay light."""
+
+import argparse
+import datetime
+import json
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from certify import certificate, dsse
+from certify.environment import observe, suite_digest
+from certify.levels import meets
+from certify.profile import STANDARD, load_profile
+from certify.records import read_records
+from certify.registry import CHECKS, FAMILIES, load_checks
+from certify.replay import compare, why_not_exact
+from certify.results import writing
+from certify.run import (
+    RunRequest,
+    RunResult,
+    default_model,
+    issue,
+    kill_score,
+    late,
+    preflight,
+    run_checks,
+    score_path,
+    summary,
+)
+from certify.show import console, progress_of, show_result
+from zeitgeist.core.errors import REGISTRY, LocalProtocolError, ZeitgeistError
+
+__all__ = ["explain", "list_checks", "list_subjects", "matrix", "replay", "run", "selftest"]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Comma-separated names, without repetition, in order."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Built-in backends whose engine can be found, without variants."""
+    from zeitgeist.backends.registry import BUILT_IN, list_subjects
+
+    return tuple(subject.name for subject in list_subjects() if subject.installed and subject.name in BUILT_IN)
+
+
+def peers_of(text: str, subject: str, subjects: tuple[str, ...]) -> tuple[str, ...]:
+    """`auto`: the other subjects of this run, or the other installed engines when there is one subject."""
+    if text == "none":
+        return ()
+    engine = subject.partition(":")[0]
+    if text != "auto":
+        return tuple(name for name in names(text) if name != subject)
+    found = subjects if len(subjects) > 1 else installed_engines()
+    return tuple(name for name in found if name.partition(":")[0] != engine)
+
+
+def requests(args: argparse.Namespace) -> list[RunRequest]:
+    """One request a subject."""
+    subjects = names(args.subject)
+    if not subjects:
+        raise LocalProtocolError("zg/certify/usage", "no subject named", "subject")
+    return [RunRequest(subject=subject, model=args.model or default_model(), out=args.out, level=args.level, seed=args.seed,
+                       peers=peers_of(args.peers, subject, subjects), service=args.service, checks=tuple(args.check),
+                       families=args.families, profile_path=args.profile or STANDARD, jobs=args.jobs)
+            for subject in subjects]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Every mistake is found before the first check; then the subjects one after another."""
+    asked = requests(args)
+    if args.key:
+        dsse.load_private(args.key)
+    seen = [preflight(request) for request in asked]
+    if args.require:
+        meets(certificate.grade({}, (), certificate.claims_of(seen[0].backend), load_profile()), args.require)
+    results: list[RunResult] = []
+    for request, one in zip(asked, seen, strict=True):
+        with progress_of(request.subject) as progress:
+            results.append(run_checks(request, one, progress))
+    score = kill_score(suite_digest())
+    cells = measure_cells(asked)
+    for result in results:
+        result.cells, result.kill_score = cells, score
+        if not result.request.partial and not result.defects:
+            issue(result, args.key, datetime.date.today())
+        with writing(result.request.folder):
+            (result.request.folder / "summary.json").write_text(json.dumps(summary(result), indent=1), encoding="utf-8")
+        show_result(result)
+    write_report(args.out, results)
+    if args.json:
+        objects = [summary(result) for result in results]
+        print(json.dumps(objects[0] if len(objects) == 1 else {"runs": objects, "matrix": objects[0]["matrix"]}))
+    return max((code_of(result, args.require) for result in results), key=(0, 1, 4, 3).index)
+
+
+def measure_cells(asked: list[RunRequest]) -> Any:
+    """The interop matrix over the subjects of this run, when there are several and all checks run."""
+    measure = late("certify.matrix", "measure")
+    if measure is None or len(asked) < 2 or asked[0].partial:
+        return ()
+    first = asked[0]
+    with progress_of("matrix") as progress:
+        return tuple(measure(tuple(r.subject for r in asked), first.model, load_profile(first.profile_path), first.seed, progress))
+
+
+def write_report(out: Path, results: list[RunResult]) -> None:
+    """The page, when the part that writes it is there."""
+    write = late("certify.report", "write")
+    if write is not None:
+        with writing(out):
+            page = write(out, results, results[0].cells)
+        console().print(f"report: {page}", soft_wrap=True)
+
+
+def code_of(result: RunResult, require: str) -> int:
+    """0 met, 1 not met, 3 the suite itself failed."""
+    if result.defects:
+        return 3
+    if result.failures or result.not_admitted:
+        return 1
+    return 0 if not require or meets(result.grade, require) else 1
+
+
+def list_checks(args: argparse.Namespace) -> int:
+    """Checks by family."""
+    known = load_checks()
+    if args.json:
+        print(json.dumps({"checks": [vars(meta) for meta in known.values()], "families": FAMILIES}))
+        return 0
+    for family in sorted({meta.family for meta in known.values()}):
+        print(f"{family}  {FAMILIES[family]}")
+        for meta in known.values():
+            if meta.family == family:
+                needs = f" (needs {', '.join(meta.needs)})" if meta.needs else ""
+                print(f"   {meta.id:38} {meta.level:9} {meta.expectation}{needs}")
+    return 0
+
+
+def list_subjects(args: argparse.Namespace) -> int:
+    """Backends, variants and entry points; what is missing for them, with the extra that brings it."""
+    from zeitgeist.backends.registry import list_subjects as known_subjects
+
+    found = known_subjects()
+    if args.json:
+        print(json.dumps({"subjects": [{"name": s.name, "about": s.about, "origin": s.origin, "installed": s.installed,
+                                        "missing": s.missing, "extra": s.extra} for s in found]}))
+        return 0
+    for subject in found:
+        state = "ready" if subject.installed else f"not installed: pip install 'zeitgeist[{subject.extra}]'"
+        print(f"{subject.name:24} {state:12} {subject.about}  [{subject.origin}]")
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    """A check or an error id, or refuse with the nearest names."""
+    known = load_checks()
+    name = args.name.partition("[")[0]
+    if name in known:
+        meta = known[name]
+        rows = {"check": meta.id, "family": f"{meta.family}: {FAMILIES[meta.family]}", "clause": meta.clause,
+                "expects": meta.expectation, "level": meta.level, "needs": ", ".join(meta.needs) or "nothing",
+                "motive": meta.motive or "the contract itself", "requirement": ", ".join(meta.requirement),
+                "code": meta.where}
+    elif name in REGISTRY:
+        spec = REGISTRY[name]  # pyright: ignore[reportArgumentType]
+        rows = {"error": str(spec.id), "who is wrong": spec.fault, "cause": spec.cause, "what to do": spec.remedy,
+                "definite": "it surely did not happen" if spec.definite else "it may have happened in part"}
+    else:
+        import difflib
+
+        close = difflib.get_close_matches(args.name, [*CHECKS, *map(str, REGISTRY)], n=3, cutoff=0.3)
+        raise LocalProtocolError("zg/certify/unknown", f"{args.name!r}; near: {', '.join(close) or 'none'}", "name")
+    print(json.dumps(rows) if args.json else "\n".join(f"{key:12} {value}" for key, value in rows.items()))
+    return 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Verify, run again with the same seed, level, subject and peers, and compare."""
+    data = certificate.read_file(args.certificate)
+    beside = args.certificate.with_name("records.jsonl")
+    if not beside.is_file():
+        raise ZeitgeistError("zg/certify/bad-certificate", f"{beside} is not there: a replay compares records", "records")
+    old = read_records(beside)
+    predicate = certificate.verify(data, load_profile(), datetime.date.today(), None, old).predicate
+    stated = predicate.run
+    with nullcontext(args.out) if args.out else tempfile.TemporaryDirectory(prefix="zg-replay-") as out:
+        request = RunRequest(subject=stated.subject, model=args.model or Path(stated.model_path), out=Path(out),
+                             level=stated.level, seed=stated.seed, peers=stated.peers, service=stated.service)
+        seen = preflight(request)
+        if seen.model.model != predicate.model.model:
+            raise LocalProtocolError("zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model")
+        with progress_of(f"replay {request.subject}") as progress:
+            result = run_checks(request, seen, progress)
+    reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest())
+    found = compare(old, result.records, reasons)
+    rows = {"mode": found.mode, "why_not_exact": found.reasons, "cases": found.case_count, "digests": found.digest_count,
+            "same": found.same, "differences": found.differences}
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        print(f"mode {found.mode}{why}: {found.case_count} cases, {found.digest_count} digests compared, "
+              f"{'all the same' if found.same else f'{len(found.differences)} differ'}")
+        for line in found.differences:
+            print(f"  {line}")
+    return 3 if result.defects else 0 if found.same else 1
+
+
+def matrix(args: argparse.Namespace) -> int:
+    """Measure and print the interop matrix."""
+    measure = late("certify.matrix", "measure")
+    assert measure is not None, "certify/matrix.py has no measure"
+    subjects = installed_engines() if args.subjects == "auto" else names(args.subjects)
+    with progress_of("matrix") as progress:
+        cells = tuple(measure(subjects, args.model or default_model(), load_profile(), args.seed, progress))
+    if args.json:
+        print(json.dumps({"matrix": msgspec.to_builtins(cells)}))
+    else:
+        for cell in cells:
+            print(f"{cell.exporter:>24} -> {cell.importer:24} {cell.scenario:16} {cell.verdict:6} fidelity {cell.fidelity} "
+                  f"(limit {cell.fidelity_limit}), loss {cell.loss}")
+    return 1 if any(cell.verdict.bad for cell in cells) else 0
+
+
+def selftest(args: argparse.Namespace) -> int:
+    """Run the mutants; keep the score for the certificates that these very sources issue next."""
+    measure = late("certify.mutants", "selftest")
+    assert measure is not None, "certify/mutants has no selftest"
+    with progress_of("selftest") as progress:
+        result = measure(args.model or default_model(), args.seed, args.level, progress)
+    path = score_path(suite_digest())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(result.score))
+    print(json.dumps(msgspec.to_builtins(result)) if args.json else result.score.text)
+    return 0 if result.score.killed == result.score.mutants and not result.score.flagged else 1

@@ -1,0 +1,57 @@
+"""Where results lie: DIR/<subject>/{records.jsonl, certificate.json, summary.json, junit.xml}, and the room for them.
+
+Law: whether the directory can be written is found out before an engine is started, and a full disk is said in one line.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
+
+__all__ = ["ROOM_BYTES", "cache_dir", "make_out", "subject_dir", "writing"]
+
+ROOM_BYTES = 20 << 20
+"""20 MiB: note §4 sets that as the size of a standard run's evidence."""
+
+
+def subject_dir(out: Path, subject: str) -> Path:
+    """DIR/llama_cpp_fa for llama_cpp:fa; a name that could leave DIR cannot."""
+    return out / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in subject).lstrip(".")
+
+
+def cache_dir() -> Path:
+    """For what may be made again: XDG_CACHE_HOME or ~/.cache, zeitgeist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zeitgeist"
+
+
+def make_out(out: Path) -> None:
+    """Make the directory and prove that it can be written and has room."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out, prefix=".zg-"):
+            free = shutil.disk_usage(out).free
+    except OSError as error:
+        raise refused(out, error) from error
+    if free < ROOM_BYTES:
+        raise ZeitgeistError("zg/certify/no-space", f"{out} has {free >> 20} MiB free, wanted {ROOM_BYTES >> 20} MiB", "out")
+
+
+def refused(out: Path, error: OSError) -> ZeitgeistError:
+    """A full disk, or a directory that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ZeitgeistError("zg/certify/no-space", f"{out}: {error.strerror}", "out")
+    return LocalProtocolError("zg/certify/out-dir", f"{out}: {error.strerror or error}", "out")
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Generator[None, None, None]:
+    """Around every write of results."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(out, error) from error

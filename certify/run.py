@@ -1,0 +1,255 @@
+"""One certification run: ask the subject what it is, run the checks in a child process, grade, sign, write.
+
+Law: this process loads no engine and runs no check. What a run needs from parts that are built on it is imported late:
+`certify.matrix.measure(subjects, model, profile, seed, progress) -> Sequence[MatrixCell]`,
+`certify.mutants.selftest(model, seed, level, progress) -> SelftestResult` (its `.score` is a KillScore),
+`certify.report.write(out, results, cells) -> Path`. While such a part is not there its subcommand is not there.
+"""
+
+import datetime
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from certify import certificate, dsse
+from certify.environment import observe, suite_digest
+from certify.levels import Grade, claims_of, exchanges_of, grade
+from certify.profile import STANDARD, Profile, load_profile
+from certify.records import read_records
+from certify.results import cache_dir, make_out, subject_dir, writing
+from certify.verdict import CaseRecord, Finding, KillScore, MatrixCell, count_verdicts
+from zeitgeist.core.descriptors.backend import BackendDescriptor
+from zeitgeist.core.descriptors.model import ModelDescriptor
+from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
+
+__all__ = ["Preflight", "Progress", "RunRequest", "RunResult", "default_model", "issue", "kill_score", "late", "preflight",
+           "run_checks", "score_path", "summary"]
+
+Progress = Callable[[dict[str, Any]], None]
+"""Called with {"total": n}, then {"case", "family", "verdict"} for each case."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run. out: the directory of all subjects; checks and families: only these, when given (no certificate then)."""
+
+    subject: str
+    model: Path
+    out: Path
+    level: str = "smoke"
+    seed: int = 0
+    peers: tuple[str, ...] = ()
+    service: str = ""
+    checks: tuple[str, ...] = ()
+    families: str = ""
+    profile_path: Path = STANDARD
+    jobs: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where this subject's results lie."""
+        return subject_dir(self.out, self.subject)
+
+    @property
+    def partial(self) -> bool:
+        """Only some of the checks run."""
+        return bool(self.checks or self.families)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the subject said of itself once the model was loaded; not_admitted: "" or why the canary failed."""
+
+    backend: BackendDescriptor
+    model: ModelDescriptor
+    not_admitted: str
+
+
+@dataclass
+class RunResult:
+    """Outcome of one subject. defects: what was wrong with the suite itself (exit code 3)."""
+
+    request: RunRequest
+    profile: Profile
+    backend: BackendDescriptor
+    model: ModelDescriptor
+    not_admitted: str
+    records: list[CaseRecord]
+    defects: str
+    cells: Sequence[MatrixCell] = ()
+    kill_score: KillScore = field(default_factory=KillScore)
+    certificate_path: Path | None = None
+
+    @property
+    def failures(self) -> list[CaseRecord]:
+        """Cases that FAIL or CRASH."""
+        return [record for record in self.records if record.verdict.bad]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Findings of all records, once each."""
+        found = {finding.id + finding.subject: finding for record in self.records for finding in record.findings}
+        return [found[key] for key in sorted(found)]
+
+    @property
+    def grade(self) -> Grade:
+        """The level held and why not the next."""
+        return grade(count_verdicts(self.records), exchanges_of(self.records), claims_of(self.backend), self.profile,
+                     admitted=not self.not_admitted)
+
+
+def default_model() -> Path:
+    """zg-tiny: in the working directory's fixtures, else in those beside this package."""
+    tail = Path("fixtures") / "models" / "zg-tiny"
+    return next((root / tail for root in (Path(), Path(__file__).parent.parent) if (root / tail).is_dir()), tail)
+
+
+def preflight(request: RunRequest) -> Preflight:
+    """Start the subject, load the model, ask for nonsense. Everything a person can get wrong is said here, in one line."""
+    from certify.registry import runs_at
+    from certify.subject import canary, start_subject
+
+    runs_at("smoke", request.level)
+    profile = load_profile(request.profile_path)
+    if not request.model.exists():
+        raise LocalProtocolError("zg/certify/no-model", f"{request.model} does not exist", "model")
+    check_names(request)
+    make_out(request.out)
+    subject = start_subject(request.subject, request.service, request.model, profile["time.call_s"])
+    try:
+        return Preflight(subject.describe(), subject.model, canary(subject))
+    finally:
+        subject.stop()
+
+
+def check_names(request: RunRequest) -> None:
+    """Names of checks and families exist; of peers too."""
+    from certify.registry import FAMILIES, load_checks
+    from zeitgeist.backends.registry import split_name
+
+    known = load_checks() if request.checks else {}
+    for name in request.checks:
+        if name.partition("[")[0] not in known:
+            raise LocalProtocolError("zg/certify/unknown", f"no check {name!r}; `zg-certify list` shows them", "check")
+    for family in request.families:
+        if family not in FAMILIES:
+            raise LocalProtocolError("zg/certify/unknown", f"no family {family!r}; there are {' '.join(FAMILIES)}", "families")
+    for name in (request.subject, *request.peers):
+        split_name(name)
+
+
+def pytest_command(request: RunRequest, descriptor: int) -> list[str]:
+    """The child's command. Configuration of the working directory must not change a verdict: -c and --rootdir are ours."""
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", here, "-p", "no:cacheprovider",
+               "-p", "certify.plugin", "--pyargs", "certify.checks", "--junitxml", str(request.folder / "junit.xml"),
+               "--zg-subject", request.subject, "--zg-model", str(request.model), "--zg-level", request.level,
+               "--zg-seed", str(request.seed), "--zg-out", str(request.folder), "--zg-peers", ",".join(request.peers),
+               "--zg-profile", str(request.profile_path), "--zg-progress", str(descriptor)]
+    command += ["--zg-service", request.service] if request.service else []
+    command += ["--zg-families", request.families] if request.families else []
+    command += [part for name in request.checks for part in ("--zg-check", name)]
+    return command + (["-n", str(request.jobs)] if request.jobs else [])
+
+
+def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunResult:
+    """Run the checks in a child process and read what they recorded."""
+    with writing(request.folder):
+        request.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("records.jsonl", "defects.txt", "certificate.json", "summary.json", "junit.xml"):
+            (request.folder / name).unlink(missing_ok=True)
+    reader, writer = os.pipe()
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(pytest_command(request, writer), stdin=subprocess.DEVNULL, stdout=log,
+                                 stderr=subprocess.STDOUT, pass_fds=(writer,))
+        os.close(writer)
+        try:
+            with open(reader, encoding="utf-8") as lines:
+                for line in lines:
+                    progress(json.loads(line))
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+        return collect(request, seen, code, log)
+
+
+def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> RunResult:
+    """Records of a run that came to its end; a run that did not is a failure of the harness."""
+    path = request.folder / "records.jsonl"
+    if code not in (0, 1) or not path.is_file():
+        log.seek(0)
+        tail = log.read().decode(errors="replace").strip()[-3000:]
+        if "No space left" in tail:
+            raise ZeitgeistError("zg/certify/no-space", f"{request.folder}: no space left on device", "out")
+        if code == 5:
+            raise LocalProtocolError("zg/certify/unknown", "no check is left to run at this level", "check")
+        raise ZeitgeistError("zg/certify/harness", f"pytest ended with {code}:\n{tail}", request.subject)
+    return RunResult(request, load_profile(request.profile_path), seen.backend, seen.model, seen.not_admitted,
+                     read_records(path), (request.folder / "defects.txt").read_text(encoding="utf-8"))
+
+
+def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
+    """Sign and write DIR/<subject>/certificate.json. A partial run gets none; neither does one with a defective suite."""
+    request = result.request
+    run = certificate.RunRef(subject=request.subject, service=request.service, model_path=str(request.model),
+                             level=request.level, seed=request.seed, peers=request.peers,
+                             command=f"zg-certify replay {request.folder / 'certificate.json'}")
+    predicate = certificate.build(
+        suite_digest=suite_digest(), profile=result.profile, backend=result.backend, model=result.model, run=run,
+        environment=observe(), records=result.records, matrix=result.cells, kill_score=result.kill_score,
+        admitted=not result.not_admitted, today=today)
+    path = request.folder / "certificate.json"
+    body = certificate.sign(predicate, dsse.load_private(key))
+    with writing(path):
+        path.write_bytes(body)
+    result.certificate_path = path
+    return path
+
+
+def summary(result: RunResult) -> dict[str, Any]:
+    """The one object of `--json` and of summary.json."""
+    got = result.grade
+    failing = [{"case": r.case, "verdict": r.verdict.value, "clause": r.clause, "expectation": r.expectation,
+                "observation": r.observation, "worst_row": r.worst_row, "command": r.command} for r in result.failures]
+    return {
+        "subject": result.request.subject, "model": {"name": result.model.name, "digest": str(result.model.model)},
+        "level": got.text, "why_not_higher": list(got.why_not), "run_level": result.request.level,
+        "seed": result.request.seed, "admitted": not result.not_admitted, "counts": count_verdicts(result.records),
+        "failing": failing, "kill_score": msgspec.to_builtins(result.kill_score),
+        "matrix": msgspec.to_builtins(list(result.cells)), "findings": msgspec.to_builtins(result.findings),
+        "certificate": str(result.certificate_path) if result.certificate_path else None, "defects": result.defects,
+    }
+
+
+def kill_score(digest: str) -> KillScore:
+    """The kill score that `selftest` measured for exactly these sources of the suite; else "not run"."""
+    try:
+        return msgspec.json.decode(score_path(digest).read_bytes(), type=KillScore)
+    except (OSError, msgspec.DecodeError):
+        return KillScore()
+
+
+def score_path(digest: str) -> Path:
+    """Where `selftest` leaves it."""
+    return cache_dir() / f"selftest-{digest.removeprefix('sha256:')[:32]}.json"
+
+
+def late(module: str, name: str) -> Callable[..., Any] | None:
+    """The function of a part that is built on this one, or None while the part is not there."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return None
