@@ -87,8 +87,8 @@ def from_canonical(bundle: ModelBundle) -> Any:
     }
     model_class, arguments_class = mlx_lm.utils._get_classes(words)
     model = model_class(arguments_class.from_dict(words))
-    model.load_weights([(hugging_face_name(name), mx.array(np.asarray(bundle.tensor(name)))) for name in bundle.names()],
-                       strict=True)
+    tensors = [(hugging_face_name(name), mx.array(np.asarray(bundle.tensor(name)))) for name in bundle.names()]
+    model.load_weights(tensors, strict=True)
     if config.rope.scaling == "factors":
         for layer in model.layers:
             layer.self_attn.rope = FactorRope(config.head_dim, float(config.rope.theta), bundle.rope_factors())

@@ -25,6 +25,8 @@ class OwnTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of text; special-token strings are cut like any other text."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise LocalProtocolError("zg/backend/bad-request", "a lone surrogate, wanted what UTF-8 can write", "text")
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> bytes:
