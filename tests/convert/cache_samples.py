@@ -11,9 +11,9 @@ from zeitgeist.core.ids import Real
 
 __all__ = ["IDS", "MODEL", "ROPE", "TOKENIZER", "element", "expectation", "form_of", "small_cache"]
 
-MODEL = content_digest("test", [b"model"])
-TOKENIZER = content_digest("test", [b"tokenizer"])
-ROPE = RopeState(theta=Real("10000.0"), scaling="none", factors=content_digest("test", [b"ones"]))
+MODEL = content_digest(b"model")
+TOKENIZER = content_digest(b"tokenizer")
+ROPE = RopeState(theta=Real("10000.0"), scaling="none", factors=content_digest(b"ones"))
 IDS = (3, 1, 4, 1, 5)
 
 

@@ -26,7 +26,7 @@ QTYPE = {name: gguf.GGMLQuantizationType[name.removeprefix("ggml_").upper()] for
 
 
 def adversarial() -> np.ndarray:
-    """Blocks that break quantisers: zeros, minus zeros, one spike, ties at .5, both signs equal, tiny, huge, constant."""
+    """Zeros, minus zeros, one spike, ties at .5, both signs equal, tiny, huge, constant."""
     rows = [np.zeros(32), -np.zeros(32), np.eye(32)[5] * -7, np.arange(32) - 15.5, np.tile([3, -3], 16),
             np.full(32, 2.5), np.arange(32) * 1e-6, np.linspace(-6e4, 6e4, 32), np.full(32, -1), np.arange(32) / 2,
             np.full(32, 127.5), np.full(32, 1e-30)]

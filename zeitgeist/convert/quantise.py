@@ -222,7 +222,7 @@ def as_float16(values: NDArray[Any], field: str) -> NDArray[np.float16]:
 
 
 def ggml_from_affine(groups: AffineGroups, name: str) -> U8:
-    """The same numbers as ggml rows; exact or refused (`zg/convert/not-exact`). Groups of 64 and 128 repeat their scale.
+    """The same numbers as ggml rows; exact or refused (`zg/convert/not-exact`). Wider groups repeat their scale.
 
     4 bits go to Q4_1, and to Q4_0 when every bias is -8·scale; 8 bits to Q8_0 when every bias is -128·scale.
     """
