@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from certify.oracle_config import F64, OracleConfig
-from certify.oracle_rounding import hadamard, rounding
+from certify.oracle_rounding import BLOCK, hadamard, q8_1_sums, rounding
 from certify.oracle_weights import Matrix, read_model
 from zeitgeist.core.errors import LocalProtocolError
 
@@ -33,7 +33,7 @@ class OracleOptions:
     interleaved order (llama.cpp on family llama), which matters for blocks shorter than head_dim;
     query_round: queries before the scores (ggml rounds them to the partner type of the K cache: f16, or ggml_q8_0);
     activations: rows before a product with a matrix of the matching storage: `ggml_q8_0` before any ggml block type,
-    `f16` before f16, `bf16` before bf16, as ggml does. For Q4_1 ggml takes Q8_1, whose integers are those of Q8_0.
+    `f16` before f16, `bf16` before bf16, as ggml does. A Q4_1 matrix takes Q8_1: Q8_0 and the f16 sum of each block.
     """
 
     kv_round: str = ""
@@ -167,7 +167,10 @@ class Oracle:
         matrix = self.weights[name]
         kind = self.options.activations
         if kind and (matrix.stored == kind or (kind == "ggml_q8_0" and matrix.stored.startswith("ggml_"))):
-            x = rounding(kind, "activations")(x)
+            exact, x = x, rounding(kind, "activations")(x)
+            if matrix.minima is not None:
+                blocks = x.reshape(*x.shape[:-1], -1, BLOCK).sum(axis=-1)
+                return x @ matrix.values.T + (q8_1_sums(exact) - blocks) @ matrix.minima.T
         return x @ matrix.values.T
 
     def heads(self, layer: int, name: str, x: F64) -> F64:

@@ -13,7 +13,7 @@ import numpy as np
 from certify.oracle_config import F64
 from zeitgeist.core.errors import LocalProtocolError
 
-__all__ = ["BLOCK", "ROUNDINGS", "hadamard", "rounding"]
+__all__ = ["BLOCK", "ROUNDINGS", "hadamard", "q8_1_sums", "rounding"]
 
 BLOCK = 32
 """Numbers in a block of q8_0 and q4_0: QK8_0, QK4_0."""
@@ -38,6 +38,15 @@ def q8_0(x: F64) -> F64:
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     scale = (largest / np.float32(127)).astype(np.float16).astype(np.float64)
     return (np.rint(blocks * inverse).astype(np.float64) * scale).reshape(x.shape)
+
+
+def q8_1_sums(x: F64) -> F64:
+    """Sum of each block as `quantize_row_q8_1` stores it beside the integers of Q8_0: d · Σq in float32, then f16."""
+    blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, BLOCK)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    sums = (largest / np.float32(127))[..., 0] * np.rint(blocks * inverse).sum(axis=-1)
+    return sums.astype(np.float16).astype(np.float64)
 
 
 def q4_0(x: F64) -> F64:

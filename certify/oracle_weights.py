@@ -27,10 +27,14 @@ HEADER_MAX = 100 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Matrix:
-    """Values float64 as the model means them. stored: the file's type: `f32`, `bf16`, `ggml_q8_0`, `mlx_affine` …"""
+    """Values float64 as the model means them.
+
+    stored: the file's type (`f32`, `bf16`, `ggml_q8_0`, `mlx_affine` …); minima: of each block of 32, for Q4_1.
+    """
 
     values: F64
     stored: str
+    minima: F64 | None = None
 
 
 def bad(path: Path, got: object, wanted: object) -> Exception:
@@ -225,6 +229,12 @@ def gguf_config(fields: Mapping[str, object], tensors: set[str], factors: F64 | 
     )
 
 
+def q4_1_minima(data: Array) -> F64:
+    """The minimum of each block `[out, in / 32]`; a block is d and m as f16, then 16 bytes of steps (`block_q4_1`)."""
+    blocks = np.ascontiguousarray(data).view(np.uint8).reshape(data.shape[0], -1, 20)
+    return np.ascontiguousarray(blocks[:, :, 2:4]).view("<f2")[:, :, 0].astype(np.float64)
+
+
 def read_gguf(path: Path) -> tuple[OracleConfig, dict[str, Matrix]]:
     """A GGUF file; q and k rows of family llama are brought from interleaved to half-split order."""
     gguf: Any = importlib.import_module("gguf")
@@ -242,7 +252,8 @@ def read_gguf(path: Path) -> tuple[OracleConfig, dict[str, Matrix]]:
         if kind not in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"):
             raise refuse("zg/oracle/unknown", name, kind, "f32, f16, bf16, q8_0, q4_0 or q4_1")
         values = gguf.quants.dequantize(entry.data, entry.tensor_type)
-        return Matrix(np.asarray(values, dtype=np.float64), kind if kind in STORED.values() else f"ggml_{kind}")
+        minima = q4_1_minima(entry.data) if kind == "q4_1" else None
+        return Matrix(np.asarray(values, dtype=np.float64), kind if kind in STORED.values() else f"ggml_{kind}", minima)
 
     factors = read("rope_freqs.weight").values if "rope_freqs.weight" in entries else None
     config = gguf_config(fields, set(entries), factors)
