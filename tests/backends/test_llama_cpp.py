@@ -293,6 +293,30 @@ def test_the_tokenizer_is_byte_exact_and_takes_specials_as_text(made: Made) -> N
         backend.detokenize([len(TOKENS)])
 
 
+@pytest.mark.parametrize("variant", ["default", "kv-f16", "fa"])
+def test_a_nan_does_not_outlive_its_session_nor_its_position(made: Made, variant: str) -> None:
+    """llama.cpp multiplies freed cells by a weight of 0. NaN rows, then close, then truncate: nothing of them is left."""
+    backend = made("64", variant)
+    plain = backend.open()
+    wanted = backend.prefill(plain, IDS[:20])
+    other, session = backend.open(), backend.open()
+    backend.prefill(session, IDS[:90])
+    cache = backend.export_cache(session)
+    for rows in cache.v:
+        rows[50:] = np.nan
+    assert np.array_equal(backend.prefill(other, IDS[:20]), wanted)
+    for end in (backend.close, lambda s: backend.truncate(s, 0)):
+        bad = backend.import_cache(cache)
+        sequence = bad.cache.sequence
+        assert np.isnan(backend.decode([bad], [1])).any()
+        end(bad)
+        again = bad if bad.cache is not None else backend.open()
+        assert again.cache.sequence == sequence
+        assert np.array_equal(backend.prefill(again, IDS[:20]), wanted)
+        backend.close(again)
+    assert np.array_equal(backend.decode([other], [1]), backend.decode([plain], [1]))
+
+
 def test_more_sessions_than_the_context_has_are_refused(made: Made) -> None:
     """The sixth session of five is refused by name, and closing one makes room."""
     backend = made("llama")

@@ -3,7 +3,8 @@
 What it works around: stock builds are neither batch- nor chunk-invariant (ours leaves llamafile's sgemm out); flash
 attention lowers an F32 cache to F16 precision (off by default); quantised caches of heads that 64 divides are stored
 Hadamard-rotated and do not say so (the form says so); key pairing depends on the architecture (asked from llama.cpp);
-state blobs of two versions look alike (the library is asked for its version).
+state blobs of two versions look alike (the library is asked for its version); NaN in a
+freed cell reaches the next session of that stream (such cells are overwritten).
 
 Options: `library` own | stock; `kv` f32 | f16 | q8_0 | q4_0, or `kv_k` and `kv_v` apart; `flash_attention` off | on (a
 quantised V needs on); `n_ctx` tokens of a session (0: the model's context, at most 4,096); `n_seq_max` sessions;
@@ -232,7 +233,7 @@ class LlamaBackend(SessionEngine):
         blob = cache.stage.read_state(cache.sequence)
         return self.filled(cache.stage, blob)
 
-    def filled(self, stage: Stage, blob: bytes) -> Slot:
+    def filled(self, stage: Stage, blob: bytes | memoryview) -> Slot:
         slot = Slot(stage, stage.take_sequence())
         try:
             stage.write_state(slot.sequence, blob)
@@ -242,11 +243,16 @@ class LlamaBackend(SessionEngine):
         return slot
 
     def crop_cache(self, session: ArraySession, position_count: int) -> None:
-        session.cache.stage.crop(session.cache.sequence, position_count)
+        config, slot = self.model_config(), session.cache
+        slot.stage.crop(slot.sequence, position_count)
+        if slot.sequence in slot.stage.tainted:
+            slot.stage.wipe(slot.sequence, slot.stage.layout(config.kv_head_count, config.head_dim))
 
     def close(self, session: Session) -> None:
         """Free the session's cells for another."""
-        slot: Slot = self.live(session).cache
+        held = self.live(session)
+        slot: Slot = held.cache
+        self.crop_cache(held, 0)
         super().close(session)
         slot.stage.give_sequence(slot.sequence)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zeitgeist.backends.llama_blob import ELEMENTS, BlobLayout
+from zeitgeist.backends.llama_blob import ELEMENTS, BlobLayout, build
 from zeitgeist.backends.llama_library import Engine
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError, refuse
 
@@ -57,6 +57,7 @@ class Stage:
         self.batches: dict[bool, Any] = {}
         self.captured: dict[str, list[F32]] = {f"l_out-{layer}": [] for layer in capture}
         self.free_sequences = list(range(settings.sessions))
+        self.tainted: set[int] = set()
         try:
             self.model = self.load_model(path)
             self.vocab = self.api.llama_model_get_vocab(self.model)
@@ -134,6 +135,19 @@ class Stage:
         if not self.api.llama_memory_seq_rm(self.memory, sequence, position_count, -1):
             raise ZeitgeistError("zg/backend/failed", "llama_memory_seq_rm refused", "truncate")
 
+    def wipe(self, sequence: int, layout: BlobLayout) -> None:
+        """Overwrite the cells that the sequence does not hold. Without it a NaN in a freed cell comes back: llama.cpp
+        masks such a cell by a weight of 0, and 0 · NaN is NaN."""
+        held = self.read_state(sequence)
+        self.crop(sequence, 0)
+        cells = -(-self.settings.context // CONTEXT_CELLS) * CONTEXT_CELLS
+        zeros = [[np.zeros((cells, *layout.row_shape(element)), element.dtype)] * self.layer_count
+                 for element in (layout.k, layout.v)]
+        self.write_state(sequence, build(zeros[0], zeros[1], layout, cells, sequence))
+        self.crop(sequence, 0)
+        self.write_state(sequence, held)
+        self.tainted.discard(sequence)
+
     def run(self, sequences: Sequence[int], positions: Sequence[int], x: Sequence[int] | F32,
             rows: Literal["none", "last", "all"]) -> F32:
         """One llama_decode of at most BATCH rows: ids, or hidden rows. Logits of the rows asked for, `[rows, vocab]`.
@@ -156,7 +170,10 @@ class Stage:
         if not wanted:
             return np.empty((0, self.vocab_size), np.float32)
         pointer = self.api.llama_get_logits(self.context)
-        return np.ctypeslib.as_array(pointer, (wanted, self.vocab_size)).copy()
+        logits = np.ctypeslib.as_array(pointer, (wanted, self.vocab_size)).copy()
+        if not np.isfinite(logits).all():
+            self.tainted.update(sequences)
+        return logits
 
     def fill(self, sequences: Sequence[int], positions: Sequence[int], x: Sequence[int] | F32) -> Any:
         hidden = isinstance(x, np.ndarray)
@@ -200,16 +217,16 @@ class Stage:
             raise ZeitgeistError("zg/backend/failed", f"layer {layer} gave {rows.shape[0]} rows, wanted {count}", "l_out")
         return rows
 
-    def read_state(self, sequence: int) -> bytes:
-        """The sequence as llama.cpp serialises it."""
+    def read_state(self, sequence: int) -> memoryview:
+        """The sequence as llama.cpp serialises it, in memory of its own."""
         size = int(self.api.llama_state_seq_get_size(self.context, sequence))
         buffer = (ctypes.c_uint8 * size)()
         written = int(self.api.llama_state_seq_get_data(self.context, buffer, size, sequence))
         if written != size:
             raise refuse("zg/llama/bad-blob", "length", written, size)
-        return bytes(buffer)
+        return memoryview(buffer).cast("B")
 
-    def write_state(self, sequence: int, blob: bytes) -> None:
+    def write_state(self, sequence: int, blob: bytes | memoryview) -> None:
         """Put a state into an empty sequence; the engine must take every byte of it."""
         buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
         self.engine.log.clear()
