@@ -29,10 +29,12 @@ def test_listing_imports_no_engine_and_no_foreign_code(tmp_path: Path) -> None:
     program = (
         "import sys, json; from zeitgeist.backends.registry import list_subjects\n"
         "names = [s.name for s in list_subjects()]\n"
-        "print(json.dumps([names, [e for e in ('torch','mlx','transformers','llama_cpp','foreign') if e in sys.modules]]))"
+        "engines = ('torch', 'mlx', 'transformers', 'llama_cpp', 'foreign')\n"
+        "print(json.dumps([names, [e for e in engines if e in sys.modules]]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
     names, imported = json.loads(done.stdout)
     assert imported == []
     assert {"reference", "torch", "mlx", "llama_cpp", "mlx:raw", "llama_cpp:kv-f16", "custom/foreign/one"} <= set(names)
@@ -88,6 +90,9 @@ def test_a_package_that_takes_a_name_of_ours_is_refused(tmp_path: Path, monkeypa
 
 def test_the_entry_points_of_our_own_package_are_the_built_in_table() -> None:
     """pyproject says the same as the registry."""
-    declared = {p.name: p.value for p in importlib.metadata.entry_points(group=registry.ENTRY_POINT_GROUP)
-                if p.dist is not None and p.dist.name == "zeitgeist"}
+    declared = {
+        p.name: p.value
+        for p in importlib.metadata.entry_points(group=registry.ENTRY_POINT_GROUP)
+        if p.dist is not None and p.dist.name == "zeitgeist"
+    }
     assert declared == {name: f"{b.module}:{b.factory}" for name, b in registry.BUILT_IN.items()}

@@ -1,24 +1,28 @@
 """The parent's side of a worker: it notices death, silence and lies, and leaves nothing behind (I1, I12)."""
 
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import TESTS, spec, started
 from toy_mutants import LIES
 
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
+from zeitgeist.core.wire.frame import Channel, Frame, encode_frame
 from zeitgeist.host import messages as m
 from zeitgeist.host.child import OUTPUT_BYTES_MAX, environment, sweep
-from zeitgeist.host.workers import Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
+from zeitgeist.host.workers import Pending, Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
 
 pytestmark = pytest.mark.requirement("I12")
 
@@ -29,6 +33,10 @@ def mutant(defect: str, service: str = "", timeout_s: float = 20.0) -> WorkerSpe
 
 def folders() -> set[str]:
     return {path.name for path in Path(tempfile.gettempdir()).glob(f"zg-worker-{os.getpid()}-*")}
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def gone(pid: int, timeout_s: float = 10.0) -> bool:
@@ -67,7 +75,10 @@ def test_abort_is_a_crash_with_its_signal_and_the_end_of_the_output() -> None:
 
 def test_an_exit_is_a_crash_with_its_code() -> None:
     """os._exit(7) inside an engine."""
-    with started("toy_mutants:create", defect="exit") as worker, pytest.raises(WorkerCrashed, match="exit code 7") as caught:
+    with (
+        started("toy_mutants:create", defect="exit") as worker,
+        pytest.raises(WorkerCrashed, match="exit code 7") as caught,
+    ):
         worker.metrics()
     assert caught.value.exit_code == 7
 
@@ -122,16 +133,53 @@ def test_output_is_kept_to_a_bound_and_never_blocks_the_child() -> None:
         assert len(worker.child.output()) <= OUTPUT_BYTES_MAX
 
 
+SAID = {
+    "garbage": "magic",
+    "flipped": "bad-payload-checksum",
+    "huge": "frame-too-large",
+    "kind": "kind: got 257",
+    "sequence": "sequence: got 7",
+    "replayed": "sequence: got 0",
+    "no-descriptor": "0 descriptors",
+    "two-descriptors": "2 descriptors",
+    "unannounced-descriptor": "1 descriptors",
+    "number": "call 99",
+    "type": "Expected `object`",
+    "value": "malformed",
+    "error-id": "zg/made/up",
+    "length": "length: got 1099511627776",
+    "short": "length: got 1048576, wanted 2097152",
+    "shape": "shape: got",
+    "negative": "shape: got",
+    "digest": "xxh3: got",
+    "unsealed": "seals: got",
+    "pipe": "length: got 0",
+    "no-array": "inline: got no bytes",
+}
+
+
 @pytest.mark.parametrize("lie", sorted(LIES))
 def test_what_is_no_answer_is_a_lie_and_ends_the_worker(lie: str) -> None:
-    """Frames, replies, values, arrays: each wrong in one way; each refused before it is used."""
+    """Frames, replies, values, arrays: each wrong in one way; each refused for that, before it is used (DESIGN §3)."""
     worker = Worker.start(mutant(lie, "toy_mutants:Liar"))
     pid = worker.child.pid
-    with pytest.raises(WorkerLied) as caught:
+    with pytest.raises(WorkerLied, match=re.escape(SAID[lie])) as caught:
         worker.metrics()
     assert caught.value.id == "zg/worker/lied"
     assert gone(pid)
     assert not folders()
+
+
+def test_an_announced_length_takes_no_memory() -> None:
+    """4 GiB are announced in a frame, 1 TiB in an array: the parent's peak grows by less than 4 MiB."""
+    for lie in ("huge", "length"):
+        with Worker.start(mutant(lie, "toy_mutants:Liar")) as worker:
+            tracemalloc.start()
+            with pytest.raises(WorkerLied):
+                worker.metrics()
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 4 << 20
 
 
 def test_64_mib_go_there_and_back_unchanged() -> None:
@@ -146,6 +194,7 @@ def test_64_mib_go_there_and_back_unchanged() -> None:
 
 def test_two_workers_answer_at_once() -> None:
     """Two threads, each with its own."""
+
     def prefixes(_: int) -> int:
         with started() as worker:
             return sum(worker.probe("decode") for _ in range(200))
@@ -167,10 +216,13 @@ def test_a_worker_dies_with_its_parent_even_inside_an_engine() -> None:
     """The parent is killed with -9 while the engine hangs with the interpreter lock held; its folder is swept later."""
     program = (
         "from zeitgeist.host.workers import *; from zeitgeist.host import messages as m; import sys\n"
-        f"w = Worker.start(WorkerSpec(backend='toy_mutants:create', options={{'defect': 'hang'}}, python_path=({TESTS!r},)))\n"
+        f"s = WorkerSpec(backend='toy_mutants:create', options={{'defect': 'hang'}}, python_path=({TESTS!r},))\n"
+        "w = Worker.start(s)\n"
         "w.begin(m.Metrics()); print(w.child.pid, w.child.folder, flush=True); sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         pid, folder = parent.stdout.readline().split()
         parent.kill()
@@ -197,14 +249,14 @@ def test_fifty_starts_leak_no_descriptor_no_folder_no_zombie() -> None:
     """Half of them end by crash."""
     with started():
         pass
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for index in range(50):
         worker = Worker.start(mutant("exit"))
         if index % 2:
             with pytest.raises(WorkerCrashed):
                 worker.metrics()
         worker.stop()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert not folders()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
@@ -246,3 +298,29 @@ def test_the_child_gets_no_secret_and_pinned_threads(monkeypatch: pytest.MonkeyP
     env = environment(spec(), "/somewhere")
     assert "secret" not in env.values()
     assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["TMPDIR"]) == ("1", "1", "/somewhere")
+
+
+@pytest.mark.parametrize(
+    "body", [{"type": "telepathy"}, {"type": "fork", "session": 1, "extra": 2}, {"type": "fork", "session": "1"}]
+)
+def test_a_request_that_the_worker_does_not_know_is_refused_and_it_lives_on(body: dict[str, object]) -> None:
+    """Unknown method, unknown field, wrong type: `zg/worker/bad-request`; the next call is answered."""
+    with started() as worker:
+        payload = msgspec.msgpack.encode({"array": None, "number": 5, "request": body}, order="sorted")
+        frame = Frame(channel=Channel.CONTROL, kind=m.KINDS[m.Call], stream=5, sequence=0, payload=payload)
+        worker.child.channel.sock.sendall(encode_frame(frame))
+        worker.child.channel.sent = 1
+        worker.pending = Pending(worker, 5, None, time.monotonic() + 10)
+        with pytest.raises(ZeitgeistError) as caught:
+            worker.pending.result()
+        assert caught.value.id == "zg/worker/bad-request"
+        assert worker.probe("decode")
+
+
+def test_a_call_too_large_for_a_frame_is_refused_before_it_is_sent() -> None:
+    """The caller is wrong, the worker is not harmed."""
+    with started() as worker:
+        with pytest.raises(LocalProtocolError) as caught:
+            worker.tokenize("x" * (2 << 20))
+        assert caught.value.id == "zg/wire/frame-too-large"
+        assert worker.probe("decode")

@@ -17,7 +17,7 @@ CLAIMS = "tokenize,prefill,decode,batched_decode,truncate,fork,layer_range,cache
 
 
 class Toy:
-    """Hidden rows are ids; logits put 1.0 at (id + 1) % vocab. options: capabilities, rows (of ones that metrics makes)."""
+    """Hidden rows are ids; logits put 1.0 at (id + 1) % vocab. option: capabilities."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         self.claims = tuple(filter(None, options.get("capabilities", CLAIMS).split(",")))
@@ -26,11 +26,31 @@ class Toy:
 
     def describe(self) -> BackendDescriptor:
         return BackendDescriptor(
-            name="custom/zeitgeist/toy", variant="", version="1", libraries=(), classes=("local_serving",),
-            capabilities=self.claims, families=("llama",), context_max=1 << 20, weight_dtypes=("f32",), quantization=(),
-            attention=("dense",), cache_forms=(F32_HALF,), tensor_formats=(), parallelism=(), sampler="canonical", prompt="ids",
-            streaming=False, batch_max=8, band="x32", activations="", batch_invariant=True, chunk_invariant=True,
-            run_to_run=True, isolation="none")
+            name="custom/zeitgeist/toy",
+            variant="",
+            version="1",
+            libraries=(),
+            classes=("local_serving",),
+            capabilities=self.claims,
+            families=("llama",),
+            context_max=1 << 20,
+            weight_dtypes=("f32",),
+            quantization=(),
+            attention=("dense",),
+            cache_forms=(F32_HALF,),
+            tensor_formats=(),
+            parallelism=(),
+            sampler="canonical",
+            prompt="ids",
+            streaming=False,
+            batch_max=8,
+            band="x32",
+            activations="",
+            batch_invariant=True,
+            chunk_invariant=True,
+            run_to_run=True,
+            isolation="none",
+        )
 
     def can_serve(self, config: Any, weights: str) -> Serve:
         return Serve()
@@ -56,8 +76,15 @@ class Toy:
     def close(self, session: Session) -> None:
         session.position_count = -1
 
-    def prefill(self, session: Session, ids: Sequence[int], *, chunk: int = 0, rows: str = "all",
-                cancelled: Callable[[], bool] = lambda: False) -> np.ndarray:
+    def prefill(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        *,
+        chunk: int = 0,
+        rows: str = "all",
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:
         for _ in range(0, len(ids), chunk or len(ids)):
             if cancelled():
                 raise LocalProtocolError("zg/backend/cancelled", "between two chunks", "prefill")

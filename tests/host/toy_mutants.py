@@ -1,6 +1,5 @@
 """Planted defects of a worker: each does one bad thing when asked for metrics. `create` reads the option `defect`."""
 
-import array
 import ctypes
 import os
 import signal
@@ -11,9 +10,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import xxhash
 from toy_backend import Toy
 
 from zeitgeist.core.formats.canonical import encode
+from zeitgeist.core.wire.frame import Channel as WireChannel
+from zeitgeist.core.wire.frame import Flag, Frame, encode_frame
 from zeitgeist.host import messages as m
 from zeitgeist.host.channel import Channel
 from zeitgeist.host.memory import pack_array
@@ -86,9 +88,8 @@ def raw_socket() -> socket.socket:
 def reply(fds: tuple[int, ...] = (), **fields: Any) -> None:
     """A well-formed frame that holds a reply with these fields."""
     channel = Channel(raw_socket())
+    channel.sent = 1
     record = m.Reply(**{"number": 1, "value": m.write_value({"x": 1}), **fields})
-    if len(fds) == 2:
-        channel.sock.sendmsg([b"Z"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
     channel.send(record, fds[0] if fds else None)
 
 
@@ -118,15 +119,22 @@ LIES: dict[str, Callable[[], object]] = {
     "unsealed": lambda: shared(lambda r: r, unsealed()),
     "pipe": lambda: shared(lambda r: r, os.pipe()[0]),
     "no-array": lambda: reply(array=m.Array(dtype="f32", shape=(1,), length=4, xxh3=0)),
+    "kind": lambda: raw_socket().send(whole_frame(kind=m.KINDS[m.Call])),
+    "sequence": lambda: raw_socket().send(whole_frame(sequence=7)),
+    "replayed": lambda: raw_socket().send(whole_frame(sequence=0)),
+    "no-descriptor": lambda: raw_socket().send(whole_frame(flags=Flag.ATTACHED)),
+    "two-descriptors": lambda: socket.send_fds(raw_socket(), [whole_frame(flags=Flag.ATTACHED)], [0, 1]),
+    "unannounced-descriptor": lambda: socket.send_fds(raw_socket(), [whole_frame()], [0]),
     "huge": lambda: raw_socket().send(huge()),
 }
 
 
-def whole_frame() -> bytes:
-    """A right frame as bytes, taken from a socket pair."""
-    ours, theirs = socket.socketpair()
-    Channel(ours).send(m.Reply(number=1, value=m.write_value({"x": 1})))
-    return theirs.recv(65536)
+def whole_frame(kind: int = m.KINDS[m.Reply], sequence: int = 1, flags: int = 0) -> bytes:
+    """A right frame as bytes: the second that this side sends, unless changed."""
+    payload = encode(m.Reply(number=1, value=m.write_value({"x": 1})))
+    return encode_frame(
+        Frame(channel=WireChannel.CONTROL, kind=kind, stream=1, sequence=sequence, flags=Flag(flags), payload=payload)
+    )
 
 
 def flipped() -> bytes:
@@ -136,5 +144,7 @@ def flipped() -> bytes:
 
 
 def huge() -> bytes:
-    """A header that announces 2^40 bytes, its own checksum right."""
-    raise NotImplementedError(encode)
+    """A header that announces 4 GiB - 1, its own checksum right."""
+    head = bytearray(whole_frame()[:40])
+    head[12:16] = b"\xff\xff\xff\xff"
+    return bytes(head) + xxhash.xxh3_64_intdigest(bytes(head)).to_bytes(8, "little")

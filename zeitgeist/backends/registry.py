@@ -40,7 +40,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
 
 @dataclass(frozen=True)
 class SubjectName:
-    """One line of `zg-certify subjects`. missing: engine packages that cannot be found, with the extra that brings them."""
+    """One line of `zg-certify subjects`. missing: packages that cannot be found; extra: what brings them."""
 
     name: str
     about: str
@@ -59,10 +59,13 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)):
         ours = BUILT_IN.get(point.name)
-        known = f"{ours.module}:{ours.factory}" if ours else found[point.name].value if point.name in found else point.value
+        known = (
+            f"{ours.module}:{ours.factory}" if ours else found[point.name].value if point.name in found else point.value
+        )
         if known != point.value:
             raise RemoteProtocolError(
-                "zg/backend/conflict", f"declared as {known} and as {point.value} by {distribution(point)}", point.name)
+                "zg/backend/conflict", f"declared as {known} and as {point.value} by {distribution(point)}", point.name
+            )
         if ours is None:
             found[point.name] = point
     return found
@@ -80,7 +83,9 @@ def list_subjects() -> list[SubjectName]:
         module = importlib.import_module(built_in.module)
         about = (module.__doc__ or name).strip().splitlines()[0]
         subjects.append(SubjectName(name, about, "built-in", missing, built_in.extra))
-        subjects += [SubjectName(f"{name}:{v.name}", v.about, "built-in", missing, built_in.extra) for v in variants(module)]
+        subjects += [
+            SubjectName(f"{name}:{v.name}", v.about, "built-in", missing, built_in.extra) for v in variants(module)
+        ]
     for name, point in entry_points().items():
         top = point.module.split(".")[0]
         missing = () if importlib.util.find_spec(top) else (top,)
@@ -143,5 +148,9 @@ def variant_options(module: object, head: str, variant: str) -> Mapping[str, str
 
 def not_installed(head: str, error: ImportError) -> ZeitgeistError:
     built_in = BUILT_IN.get(head)
-    remedy = f"pip install 'zeitgeist[{built_in.extra}]'" if built_in and built_in.extra else f"install {error.name or head}"
-    return ZeitgeistError("zg/backend/not-installed", f"{head} needs {error.name or 'a package'} ({error}): {remedy}", "backend")
+    remedy = (
+        f"pip install 'zeitgeist[{built_in.extra}]'" if built_in and built_in.extra else f"install {error.name or head}"
+    )
+    return ZeitgeistError(
+        "zg/backend/not-installed", f"{head} needs {error.name or 'a package'} ({error}): {remedy}", "backend"
+    )

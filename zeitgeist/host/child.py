@@ -1,7 +1,8 @@
 """One child process: how it is started, watched, killed and cleaned up after.
 
-Law: whatever happens, the process is reaped, its private folder removed, its descriptors closed, also when the interpreter ends.
-On Linux a child is killed when the *thread* that made it ends, so one thread, which lives as long as we do, makes them all.
+Law: whatever happens, the process is reaped, its private folder removed, its descriptors closed, also when the
+interpreter ends. On Linux a child is killed when the *thread* that made it ends, so one thread, which lives as long as
+we do, makes them all.
 """
 
 import contextlib
@@ -31,8 +32,21 @@ OUTPUT_BYTES_MAX = 16 << 10
 """16 KiB: a Python traceback through torch has 6."""
 
 FOLDER_PREFIX = "zg-worker-"
-KEPT = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
-                  "CUDA_VISIBLE_DEVICES", "SYSTEMROOT"})
+KEPT = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TZ",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "SYSTEMROOT",
+    }
+)
 KEPT_PREFIXES = ("LC_", "ZG_", "ZEITGEIST_", "LLAMA_", "GGML_", "MLX_")
 
 
@@ -57,9 +71,15 @@ class WorkerSpec:
 
 
 def environment(spec: WorkerSpec, folder: str) -> dict[str, str]:
-    """The child's environment: a few of our variables (no tokens, no keys), its folder, threads pinned, hubs offline."""
+    """The child's environment: few of our variables (no tokens, no keys), its folder, threads pinned, hubs offline."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+    threads = (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    )
     own_root = str(Path(zeitgeist.__file__).parent.parent)
     search = [*spec.python_path, *filter(None, kept.pop("PYTHONPATH", "").split(os.pathsep)), own_root]
     return {
@@ -152,7 +172,9 @@ class Tail(threading.Thread):
 class Child:
     """The process, its socket, its output, its folder."""
 
-    def __init__(self, spec: WorkerSpec, process: subprocess.Popen[bytes], channel: Channel, tail: Tail, folder: str) -> None:
+    def __init__(
+        self, spec: WorkerSpec, process: subprocess.Popen[bytes], channel: Channel, tail: Tail, folder: str
+    ) -> None:
         self.spec, self.process, self.channel, self.tail, self.folder = spec, process, channel, tail, folder
         self.finalizer = weakref.finalize(self, clean, process, channel, tail, folder)
 
@@ -187,7 +209,9 @@ class Child:
 
     def ending(self) -> str:
         """How it ended, in words."""
-        return f"was ended by {self.signal_name()}" if self.signal_name() else f"ended with exit code {self.exit_code()}"
+        return (
+            f"was ended by {self.signal_name()}" if self.signal_name() else f"ended with exit code {self.exit_code()}"
+        )
 
     def discard(self) -> None:
         """Kill if alive, reap, close, remove. Idempotent."""
@@ -238,13 +262,34 @@ def start_child(spec: WorkerSpec) -> Child:
     read_end, write_end = os.pipe()
     options = [word for name, value in sorted(spec.options.items()) for word in ("--option", f"{name}={value}")]
     command = [
-        spec.python, "-P", "-m", "zeitgeist.host.worker_main", "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-        "--backend", spec.backend, "--service", spec.service, "--address-bytes-max", str(spec.address_bytes_max), *options,
+        spec.python,
+        "-P",
+        "-m",
+        "zeitgeist.host.worker_main",
+        "--fd",
+        str(theirs.fileno()),
+        "--parent",
+        str(os.getpid()),
+        "--backend",
+        spec.backend,
+        "--service",
+        spec.service,
+        "--address-bytes-max",
+        str(spec.address_bytes_max),
+        *options,
     ]
 
     def make() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end, cwd=folder,
-                                env=environment(spec, folder), pass_fds=(theirs.fileno(),), start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            cwd=folder,
+            env=environment(spec, folder),
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
 
     try:
         process = launcher.spawn(make)

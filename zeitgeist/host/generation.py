@@ -18,18 +18,20 @@ __all__ = ["generate"]
 
 
 def generate(service: "Service", session: int, request: m.Generate, cancelled: Callable[[], bool]) -> m.Generated:
-    """Continue request.ids in an empty session. Errors: those of prefill, decode and sampler, `zg/backend/cancelled`."""
+    """Continue request.ids in an empty session. Errors: of prefill, decode and sampler, `zg/backend/cancelled`."""
     check_params(request.params, service.config.vocab_size)
     if request.token_count_max < 1:
-        raise LocalProtocolError("zg/backend/bad-argument", f"got {request.token_count_max}, wanted at least 1",
-                                 "token_count_max")
+        raise LocalProtocolError(
+            "zg/backend/bad-argument", f"got {request.token_count_max}, wanted at least 1", "token_count_max"
+        )
     ids = list(request.ids)
     logits = service.prefill(m.Prefill(session=session, ids=request.ids, rows="last"), cancelled)
     tokens: list[m.GeneratedToken] = []
     while True:
         chosen = sample(logits[0], request.params, len(ids))
-        tokens.append(m.GeneratedToken(id=chosen.id, data=service.detokenize([chosen.id]), logprob=chosen.logprob,
-                                       top=chosen.top))
+        tokens.append(
+            m.GeneratedToken(id=chosen.id, data=service.detokenize([chosen.id]), logprob=chosen.logprob, top=chosen.top)
+        )
         ids.append(chosen.id)
         if chosen.id in request.stop_ids:
             return m.Generated(tokens=tuple(tokens), finish="stop")

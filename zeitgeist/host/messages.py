@@ -9,19 +9,49 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from zeitgeist.core.errors import RemoteProtocolError
+from zeitgeist.core.errors import RemoteProtocolError, refuse
 from zeitgeist.core.formats.canonical import Record, encode
+from zeitgeist.core.wire.frame import Frame
 from zeitgeist.sampling import GREEDY, SamplingParams
 
 __all__ = [
-    "Array", "Call", "Cancel", "CloseSession", "Decode", "Describe", "Detokenize", "ExportCache", "Fork", "ForwardRange",
-    "Generate", "Generated", "GeneratedToken", "ImportCache", "Imported", "Load", "Metrics", "Open", "Prefill", "Probe",
-    "Refusal", "Reply", "Request", "Serves", "SessionInfo", "Shutdown", "Tokenize", "Truncate", "read_call",
-    "read_reply", "read_value", "write_value",
+    "KINDS",
+    "Array",
+    "Call",
+    "Cancel",
+    "CloseSession",
+    "Decode",
+    "Describe",
+    "Detokenize",
+    "ExportCache",
+    "Fork",
+    "ForwardRange",
+    "Generate",
+    "Generated",
+    "GeneratedToken",
+    "ImportCache",
+    "Imported",
+    "Load",
+    "Metrics",
+    "Open",
+    "Prefill",
+    "Probe",
+    "Refusal",
+    "Reply",
+    "Request",
+    "Serves",
+    "SessionInfo",
+    "Shutdown",
+    "Tokenize",
+    "Truncate",
+    "read_call",
+    "read_reply",
+    "read_value",
+    "write_value",
 ]
 
 
-class Array(Record, kw_only=True):
+class Array(Record, frozen=True, kw_only=True):
     """One array beside a call or a reply: C order, little-endian. length in bytes; xxh3 over the raw bytes.
 
     inline holds the bytes when they are few; otherwise a descriptor of shared memory travels with the frame.
@@ -34,61 +64,61 @@ class Array(Record, kw_only=True):
     inline: bytes | None = None
 
 
-class Describe(Record, kw_only=True, tag="describe"):
+class Describe(Record, frozen=True, kw_only=True, tag="describe"):
     """Answer: BackendDescriptor."""
 
 
-class Load(Record, kw_only=True, tag="load"):
+class Load(Record, frozen=True, kw_only=True, tag="load"):
     """Open the model at path and load it. Answer: ModelDescriptor."""
 
     path: str
 
 
-class Serves(Record, kw_only=True, tag="serves"):
+class Serves(Record, frozen=True, kw_only=True, tag="serves"):
     """Could this engine run the model at path? Answer: the reasons against, empty for yes."""
 
     path: str
 
 
-class Tokenize(Record, kw_only=True, tag="tokenize"):
+class Tokenize(Record, frozen=True, kw_only=True, tag="tokenize"):
     """Answer: ids."""
 
     text: str
 
 
-class Detokenize(Record, kw_only=True, tag="detokenize"):
+class Detokenize(Record, frozen=True, kw_only=True, tag="detokenize"):
     """Answer: bytes."""
 
     ids: tuple[int, ...]
 
 
-class Open(Record, kw_only=True, tag="open"):
+class Open(Record, frozen=True, kw_only=True, tag="open"):
     """A new session over layers [first, stop); stop None means the last. Answer: session number."""
 
     first: int = 0
     stop: int | None = None
 
 
-class Fork(Record, kw_only=True, tag="fork"):
+class Fork(Record, frozen=True, kw_only=True, tag="fork"):
     """Answer: the number of the copy."""
 
     session: int
 
 
-class Truncate(Record, kw_only=True, tag="truncate"):
+class Truncate(Record, frozen=True, kw_only=True, tag="truncate"):
     """Keep the first position_count tokens. Answer: SessionInfo."""
 
     session: int
     position_count: int
 
 
-class CloseSession(Record, kw_only=True, tag="close"):
+class CloseSession(Record, frozen=True, kw_only=True, tag="close"):
     """Free a session. Answer: None."""
 
     session: int
 
 
-class SessionInfo(Record, kw_only=True, tag="session"):
+class SessionInfo(Record, frozen=True, kw_only=True, tag="session"):
     """Asked: what a session holds. Answered: the same record, filled."""
 
     session: int
@@ -97,7 +127,7 @@ class SessionInfo(Record, kw_only=True, tag="session"):
     ids: tuple[int, ...] = ()
 
 
-class Prefill(Record, kw_only=True, tag="prefill"):
+class Prefill(Record, frozen=True, kw_only=True, tag="prefill"):
     """Append ids. Answer: array f32 [rows, vocab]."""
 
     session: int
@@ -106,14 +136,14 @@ class Prefill(Record, kw_only=True, tag="prefill"):
     rows: Literal["last", "all"] = "all"
 
 
-class Decode(Record, kw_only=True, tag="decode"):
+class Decode(Record, frozen=True, kw_only=True, tag="decode"):
     """One token a session, one batch. Answer: array f32 [sessions, vocab]."""
 
     sessions: tuple[int, ...]
     ids: tuple[int, ...]
 
 
-class ForwardRange(Record, kw_only=True, tag="forward_range"):
+class ForwardRange(Record, frozen=True, kw_only=True, tag="forward_range"):
     """Run the session's stage on ids (first stage) or on the array of hidden rows.
 
     ids beside hidden rows say which tokens they are; without them the session's cache cannot be exported.
@@ -124,13 +154,13 @@ class ForwardRange(Record, kw_only=True, tag="forward_range"):
     ids: tuple[int, ...] = ()
 
 
-class ExportCache(Record, kw_only=True, tag="export_cache"):
+class ExportCache(Record, frozen=True, kw_only=True, tag="export_cache"):
     """Answer: array u8, a SafeTensors file whose metadata is the cache descriptor."""
 
     session: int
 
 
-class ImportCache(Record, kw_only=True, tag="import_cache"):
+class ImportCache(Record, frozen=True, kw_only=True, tag="import_cache"):
     """Admit the SafeTensors bytes beside the call as the cache of ids, convert, import. Answer: Imported."""
 
     ids: tuple[int, ...]
@@ -138,7 +168,7 @@ class ImportCache(Record, kw_only=True, tag="import_cache"):
     stop: int | None = None
 
 
-class Generate(Record, kw_only=True, tag="generate"):
+class Generate(Record, frozen=True, kw_only=True, tag="generate"):
     """Continue ids with the canonical sampler. Answer: Generated."""
 
     ids: tuple[int, ...]
@@ -147,34 +177,52 @@ class Generate(Record, kw_only=True, tag="generate"):
     stop_ids: tuple[int, ...] = ()
 
 
-class Metrics(Record, kw_only=True, tag="metrics"):
+class Metrics(Record, frozen=True, kw_only=True, tag="metrics"):
     """Answer: dict of integers."""
 
 
-class Probe(Record, kw_only=True, tag="probe"):
+class Probe(Record, frozen=True, kw_only=True, tag="probe"):
     """Is this capability claimed? Answer: True; what is not claimed is refused."""
 
     capability: str
 
 
-class Cancel(Record, kw_only=True, tag="cancel"):
+class Cancel(Record, frozen=True, kw_only=True, tag="cancel"):
     """Stop call number at the next chunk. Has no reply of its own."""
 
     call: int
 
 
-class Shutdown(Record, kw_only=True, tag="shutdown"):
+class Shutdown(Record, frozen=True, kw_only=True, tag="shutdown"):
     """Free the engine and leave. Answer: None."""
 
 
 Request = (
-    Describe | Load | Serves | Tokenize | Detokenize | Open | Fork | Truncate | CloseSession | SessionInfo | Prefill | Decode
-    | ForwardRange | ExportCache | ImportCache | Generate | Metrics | Probe | Cancel | Shutdown
+    Describe
+    | Load
+    | Serves
+    | Tokenize
+    | Detokenize
+    | Open
+    | Fork
+    | Truncate
+    | CloseSession
+    | SessionInfo
+    | Prefill
+    | Decode
+    | ForwardRange
+    | ExportCache
+    | ImportCache
+    | Generate
+    | Metrics
+    | Probe
+    | Cancel
+    | Shutdown
 )
 
 
-class GeneratedToken(Record, kw_only=True):
-    """One token: id, its bytes, natural logarithm of its probability under the raw logits, and the alternatives' asked for."""
+class GeneratedToken(Record, frozen=True, kw_only=True):
+    """One token: id, bytes, natural log of its probability under the raw logits, and of the alternatives asked for."""
 
     id: int
     data: bytes
@@ -182,21 +230,21 @@ class GeneratedToken(Record, kw_only=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Generated(Record, kw_only=True):
+class Generated(Record, frozen=True, kw_only=True):
     """The answer of generate; finish says why it ended."""
 
     tokens: tuple[GeneratedToken, ...]
     finish: Literal["stop", "length"]
 
 
-class Imported(Record, kw_only=True):
-    """The answer of import_cache. report: JSON of the conversion's steps, price and loss; "" when nothing was converted."""
+class Imported(Record, frozen=True, kw_only=True):
+    """The answer of import_cache. report: JSON of the conversion's steps and price; "" when there was none."""
 
     session: int
     report: str
 
 
-class Refusal(Record, kw_only=True):
+class Refusal(Record, frozen=True, kw_only=True):
     """An error as values: a row id of the registry, what was got and wanted, the field."""
 
     id: str
@@ -204,7 +252,7 @@ class Refusal(Record, kw_only=True):
     field: str
 
 
-class Call(Record, kw_only=True):
+class Call(Record, frozen=True, kw_only=True):
     """Parent to worker. Numbers grow from 1."""
 
     number: int
@@ -212,7 +260,7 @@ class Call(Record, kw_only=True):
     array: Array | None = None
 
 
-class Reply(Record, kw_only=True):
+class Reply(Record, frozen=True, kw_only=True):
     """Worker to parent. value: MessagePack of the answer, or a refusal. Number 0 says that the worker is ready."""
 
     number: int
@@ -221,25 +269,30 @@ class Reply(Record, kw_only=True):
     array: Array | None = None
 
 
+KINDS: dict[type, int] = {Call: 0x0101, Reply: 0x0102}
+"""Frame kinds between a node and its worker; 0x01.. is theirs, other kinds never cross this socket."""
+
 T = TypeVar("T", bound=Record)
 
 
-def read_call(payload: bytes) -> Call:
+def read_call(frame: Frame) -> Call:
     """Decode a call, refused (`zg/worker/bad-request`) when it is not canonical or its method is unknown."""
-    return read(payload, Call, "zg/worker/bad-request")
+    return read(frame, Call, "zg/worker/bad-request")
 
 
-def read_reply(payload: bytes) -> Reply:
+def read_reply(frame: Frame) -> Reply:
     """Decode a reply, refused (`zg/worker/lied`) when it is not one."""
-    return read(payload, Reply, "zg/worker/lied")
+    return read(frame, Reply, "zg/worker/lied")
 
 
-def read(payload: bytes, kind: type[T], error: str) -> T:
+def read(frame: Frame, kind: type[T], error: str) -> T:
+    if frame.kind != KINDS[kind]:
+        raise refuse(error, "kind", frame.kind, f"{KINDS[kind]}, a {kind.__name__.lower()}")
     try:
-        record = msgspec.msgpack.decode(payload, type=kind)
+        record = msgspec.msgpack.decode(frame.payload, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as reason:
         raise RemoteProtocolError(error, str(reason), kind.__name__) from reason
-    if encode(record) != payload:
+    if encode(record) != frame.payload:
         raise RemoteProtocolError(error, "does not re-encode to its bytes", kind.__name__)
     return record
 

@@ -1,8 +1,8 @@
 """What a worker answers: one method a request, in front of one adapter (DESIGN §5).
 
 Law: an argument is checked before the adapter is called, a capability that is not claimed is refused before the adapter
-is called, and no foreign byte of a cache reaches it unadmitted. The service knows which tokens a session holds, so that an exported
-cache carries its identity; the adapter knows its engine and nothing else.
+is called, and no foreign byte of a cache reaches it unadmitted. The service knows which tokens a session holds, so that
+an exported cache carries its identity; the adapter knows its engine and nothing else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from zeitgeist.core.descriptors.backend import CAPABILITIES, BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelConfig, ModelDescriptor
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
 from zeitgeist.host import messages as m
+from zeitgeist.host.generation import generate
 from zeitgeist.models import bundle as bundles
 
 __all__ = ["Answer", "Held", "Service"]
@@ -29,7 +30,7 @@ class Answer:
     """What a request gave: a value of the type its record states, and at most one array."""
 
     value: Any = None
-    array: NDArray[np.float32] | NDArray[np.uint8] | bytes | None = None
+    array: NDArray[np.float32] | NDArray[np.uint8] | bytes | bytearray | None = None
 
 
 @dataclass
@@ -54,8 +55,9 @@ class Service:
         self.held: dict[int, Held] = {}
         self.opened = 0
 
-    def answer(self, request: m.Request, array: NDArray[Any] | None = None,
-               cancelled: Callable[[], bool] = never) -> Answer:
+    def answer(
+        self, request: m.Request, array: NDArray[Any] | None = None, cancelled: Callable[[], bool] = never
+    ) -> Answer:
         """Do request; array is the one beside the call. Errors of the engine come out as `ZeitgeistError`."""
         try:
             return self.dispatch(request, array, cancelled)
@@ -153,7 +155,9 @@ class Service:
     def claim(self, capability: str) -> None:
         """Refuse a capability that `describe` does not claim."""
         if capability not in CAPABILITIES or capability not in self.describe().capabilities:
-            raise LocalProtocolError("zg/backend/unsupported", f"{self.backend.describe().name} does not claim it", capability)
+            raise LocalProtocolError(
+                "zg/backend/unsupported", f"{self.backend.describe().name} does not claim it", capability
+            )
 
     def probe(self, capability: str) -> bool:
         """True when claimed; refused otherwise."""
@@ -195,7 +199,9 @@ class Service:
         """A session over all layers; a stage is refused."""
         held = self.find(number)
         if held.session.layers != LayerRange(0, self.config.layer_count):
-            raise bad_argument("session", f"a stage {held.session.layers}", "a session over all layers; use forward_range")
+            raise bad_argument(
+                "session", f"a stage {held.session.layers}", "a session over all layers; use forward_range"
+            )
         return held
 
     def layers(self, first: int, stop: int | None) -> LayerRange:
@@ -210,7 +216,8 @@ class Service:
 
     def open(self, first: int, stop: int | None) -> int:
         """Number of a new empty session."""
-        return self.hold(self.backend.open(self.layers(first, stop)), [])
+        layers = self.layers(first, stop)
+        return self.hold(self.backend.open(layers), [])
 
     def fork(self, number: int) -> int:
         """Number of an independent copy."""
@@ -252,8 +259,14 @@ class Service:
     def check_room(self, held: Held, count: int) -> None:
         """count more positions fit into the context."""
         room = min(self.describe().context_max or self.config.context_length, self.config.context_length)
-        if count < 1 or held.session.position_count + count > room:
-            raise bad_argument("ids", f"{count} after {held.session.position_count}", f"at least 1, at most {room} in all")
+        if count < 1:
+            raise bad_argument("ids", "no tokens", "at least one")
+        if held.session.position_count + count > room:
+            raise LocalProtocolError(
+                "zg/backend/context-full",
+                f"got {count} after {held.session.position_count}, wanted at most {room} in all",
+                "ids",
+            )
 
     def prefill(self, request: m.Prefill, cancelled: Callable[[], bool]) -> NDArray[np.float32]:
         """Append ids to a whole session; logits of the last or of all."""
@@ -264,7 +277,9 @@ class Service:
         if request.chunk < 0:
             raise bad_argument("chunk", request.chunk, "0 or more")
         asked = cancelled if "cancel" in self.describe().capabilities else never
-        logits = self.backend.prefill(held.session, request.ids, chunk=request.chunk, rows=request.rows, cancelled=asked)
+        logits = self.backend.prefill(
+            held.session, request.ids, chunk=request.chunk, rows=request.rows, cancelled=asked
+        )
         remember(held, request.ids)
         return checked(logits, 1 if request.rows == "last" else len(request.ids), self.config.vocab_size)
 
@@ -272,7 +287,9 @@ class Service:
         """One token for each session in one batch."""
         self.claim("decode")
         if not numbers or len(numbers) != len(ids) or len(set(numbers)) != len(numbers):
-            raise bad_argument("sessions", f"{len(numbers)} for {len(ids)} ids", "one id for each of some distinct sessions")
+            raise bad_argument(
+                "sessions", f"{len(numbers)} for {len(ids)} ids", "one id for each of some distinct sessions"
+            )
         if len(numbers) > 1:
             self.claim("batched_decode")
         if len(numbers) > (limit := max(1, self.describe().batch_max)):
@@ -293,8 +310,11 @@ class Service:
         self.check_ids(ids)
         first = held.session.layers.first == 0
         if first != (hidden is None):
-            raise bad_argument("array", "none" if hidden is None else hidden.shape,
-                               "no array: the first stage takes ids" if first else "hidden rows: not the first stage")
+            raise bad_argument(
+                "array",
+                "none" if hidden is None else hidden.shape,
+                "no array: the first stage takes ids" if first else "hidden rows: not the first stage",
+            )
         if hidden is not None:
             self.check_hidden(hidden, ids)
         rows = len(ids) if hidden is None else len(hidden)
@@ -315,8 +335,6 @@ class Service:
 
     def generate(self, request: m.Generate, cancelled: Callable[[], bool]) -> m.Generated:
         """Continue ids until a stop id or token_count_max; the session is closed afterwards."""
-        from zeitgeist.host.generation import generate
-
         number = self.open(0, None)
         try:
             return generate(self, number, request, cancelled)
@@ -327,17 +345,17 @@ class Service:
 
     def export_cache(self, number: int) -> Answer:
         """The session's cache as SafeTensors bytes, with identity."""
+        self.claim("cache_export")
         from zeitgeist.host.cache_travel import export_cache
 
-        self.claim("cache_export")
         held = self.find(number)
         return Answer(array=export_cache(self, held))
 
     def import_cache(self, request: m.ImportCache, data: NDArray[Any] | None) -> m.Imported:
         """Admit, convert, import. Nothing reaches the adapter before admission."""
+        self.claim("cache_import")
         from zeitgeist.host.cache_travel import admitted
 
-        self.claim("cache_import")
         if data is None or data.dtype != np.uint8 or data.ndim != 1:
             raise bad_argument("array", "none" if data is None else data.dtype, "SafeTensors bytes")
         layers = self.layers(request.first, request.stop)
@@ -350,8 +368,9 @@ class Service:
         """What the adapter exports, with its row count checked."""
         cache = self.backend.export_cache(held.session)
         if cache.position_count != held.session.position_count:
-            raise RemoteProtocolError("zg/backend/bad-result", f"{cache.position_count} of {held.session.position_count} rows",
-                                      "export_cache")
+            raise RemoteProtocolError(
+                "zg/backend/bad-result", f"{cache.position_count} of {held.session.position_count} rows", "export_cache"
+            )
         return cache
 
     def shutdown(self) -> None:

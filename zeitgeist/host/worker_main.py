@@ -1,8 +1,8 @@
 """The worker process: `python -m zeitgeist.host.worker_main --fd N --backend NAME[:variant] --option k=v …`.
 
-Law: started by `host/workers.py` with a socket and a private temporary folder that is already its TMPDIR; it leaves when the
-socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread; between two prefill
-chunks the socket is looked at for a cancel.
+Law: started by `host/workers.py` with a socket and a private temporary folder that is its TMPDIR already; it leaves
+when the socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread; between
+two prefill chunks the socket is looked at for a cancel.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from zeitgeist.backends.registry import create
 from zeitgeist.core.errors import ZeitgeistError
@@ -63,7 +64,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def limit_resources(address_bytes_max: int) -> None:
-    """No core files, a bounded number of descriptors, address space only when asked (engines map far more than they use)."""
+    """No core files, few descriptors, address space only when asked (engines map far more than they use)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
@@ -74,8 +75,8 @@ def limit_resources(address_bytes_max: int) -> None:
 
 def remove_private_folder() -> None:
     """The parent removes it too; this is for a parent that is gone."""
-    folder = tempfile.gettempdir()
-    if os.path.basename(folder).startswith("zg-worker-"):
+    folder = Path(tempfile.gettempdir())
+    if folder.name.startswith("zg-worker-"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -100,16 +101,23 @@ class Worker:
             return 1
         self.channel.send(ready)
         while True:
-            call, fd = self.early.popleft() if self.early else self.read()
-            if isinstance(call.request, Cancel):
+            read = self.early.popleft() if self.early else self.read()
+            if read is None or isinstance(read[0].request, Cancel):
                 continue
-            self.serve(service, call, fd)
-            if isinstance(call.request, Shutdown):
+            self.serve(service, *read)
+            if isinstance(read[0].request, Shutdown):
                 return 0
 
-    def read(self) -> tuple[Call, int | None]:
-        payload, fd = self.channel.receive()
-        return read_call(payload), fd
+    def read(self) -> tuple[Call, int | None] | None:
+        """The next call; None for one that cannot be read, which was refused. A broken frame ends the worker."""
+        frame, fd = self.channel.receive()
+        try:
+            return read_call(frame), fd
+        except ZeitgeistError as error:
+            if fd is not None:
+                os.close(fd)
+            self.channel.send(Reply(number=frame.stream, refusal=refusal(error)))
+            return None
 
     def serve(self, service: Service, call: Call, fd: int | None) -> None:
         try:
@@ -128,6 +136,8 @@ class Worker:
         record, fd = (None, None) if answer.array is None else pack_array(answer.array)
         try:
             self.channel.send(Reply(number=number, value=write_value(answer.value), array=record), fd)
+        except ZeitgeistError as error:
+            self.channel.send(Reply(number=number, refusal=refusal(error)))
         finally:
             if fd is not None:
                 os.close(fd)
@@ -135,11 +145,11 @@ class Worker:
     def is_cancelled(self, number: int) -> bool:
         """Look at the socket without waiting; other calls that arrive are kept for later."""
         while self.channel.ready():
-            call, fd = self.read()
-            if isinstance(call.request, Cancel):
-                self.cancelled.add(call.request.call)
-            else:
-                self.early.append((call, fd))
+            read = self.read()
+            if read is not None and isinstance(read[0].request, Cancel):
+                self.cancelled.add(read[0].request.call)
+            elif read is not None:
+                self.early.append(read)
         return number in self.cancelled
 
 

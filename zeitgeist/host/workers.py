@@ -1,7 +1,7 @@
 """The parent's side of a worker: start it, ask it, notice its death, its silence and its lies, leave nothing behind.
 
-Law: every call has a deadline. A worker that dies gives `WorkerCrashed` with the signal and the end of its output, one that
-does not answer is killed and gives `WorkerTimeout`, one that sends what is no answer is killed and gives `WorkerLied`.
+Law: every call has a deadline. A worker that dies gives `WorkerCrashed` with the signal and the end of its output, one
+that does not answer is killed and gives `WorkerTimeout`, one that sends what is no answer is killed and gives `WorkerLied`.
 After any of them the worker is gone: process reaped, socket closed, private folder removed.
 """
 
@@ -34,7 +34,7 @@ SHUTDOWN_S = 5.0
 
 
 class WorkerFailed(ZeitgeistError):
-    """The worker itself failed; it is gone. output: the end of what it printed. signal: name or "". exit_code: or None."""
+    """The worker itself failed; it is gone. output: the end of what it printed; signal: its name or ""."""
 
     def __init__(self, id: str, detail: str, child: Child) -> None:
         self.output = child.output()
@@ -63,7 +63,7 @@ class Pending:
         self.worker, self.number, self.kind, self.deadline = worker, number, kind, deadline
 
     def cancel(self) -> None:
-        """Ask the worker to stop at the next prefill chunk; `result` then raises `zg/backend/cancelled`, if it was in time."""
+        """Ask the worker to stop at the next chunk; `result` raises `zg/backend/cancelled` if it was in time."""
         self.worker.send(m.Call(number=0, request=m.Cancel(call=self.number)), None, self.deadline)
 
     def result(self) -> tuple[Any, NDArray[Any] | None]:
@@ -87,7 +87,7 @@ class Worker:
     def start(cls, spec: WorkerSpec) -> Self:
         """Start the process and wait until its backend is made.
 
-        Errors: what the factory refused (`zg/backend/not-installed` names the extra, `zg/backend/unknown`), `WorkerFailed`.
+        Errors: what the factory refused (`zg/backend/not-installed` names the extra …), `WorkerFailed`.
         """
         worker = cls(start_child(spec))
         deadline = time.monotonic() + spec.start_timeout_s
@@ -102,12 +102,14 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     # ---- calls
 
-    def begin(self, request: m.Request, kind: Any = type(None), array: Any = None, timeout_s: float | None = None) -> Pending:
+    def begin(self, request: m.Request, kind: Any = None, array: Any = None, timeout_s: float | None = None) -> Pending:
         """Send request and return at once. One call at a time; a second is refused (`zg/worker/busy`)."""
         if self.failure is not None:
             raise self.failure
@@ -115,21 +117,24 @@ class Worker:
             raise LocalProtocolError("zg/worker/busy", f"call {self.pending.number} is in progress", self.spec.backend)
         self.count += 1
         deadline = time.monotonic() + (self.spec.timeout_s if timeout_s is None else timeout_s)
-        self.pending = Pending(self, self.count, kind, deadline)
+        pending = Pending(self, self.count, kind, deadline)
         record, fd = (None, None) if array is None else pack_array(array)
         try:
             self.send(m.Call(number=self.count, request=request, array=record), fd, deadline)
         finally:
             if fd is not None:
                 os.close(fd)
-        return self.pending
+        self.pending = pending
+        return pending
 
     def send(self, call: m.Call, fd: int | None, deadline: float) -> None:
         try:
             with self.sends:
                 self.child.channel.send(call, fd, deadline)
         except ChannelTimeout:
-            raise self.fail(WorkerTimeout, "zg/worker/timeout", "did not read its call in time and was killed") from None
+            raise self.fail(
+                WorkerTimeout, "zg/worker/timeout", "did not read its call in time and was killed"
+            ) from None
         except ChannelClosed:
             raise self.crashed() from None
 
@@ -152,11 +157,11 @@ class Worker:
 
     def receive(self, pending: Pending) -> tuple[Any, NDArray[Any] | None]:
         try:
-            payload, fd = self.child.channel.receive(pending.deadline)
+            frame, fd = self.child.channel.receive(pending.deadline)
         except RemoteProtocolError as error:
             raise Lie(str(error)) from error
         try:
-            reply = m.read_reply(payload)
+            reply = m.read_reply(frame)
             if reply.number != pending.number:
                 raise Lie(f"the reply of call {reply.number} to call {pending.number}")
             array = None if reply.array is None else unpack_array(reply.array, fd)
@@ -170,18 +175,18 @@ class Worker:
             raise rebuilt(reply.refusal)
         return value, array
 
-    def ask(self, request: m.Request, kind: Any = type(None), array: Any = None) -> tuple[Any, NDArray[Any] | None]:
+    def ask(self, request: m.Request, kind: Any = None, array: Any = None) -> tuple[Any, NDArray[Any] | None]:
         """begin and result."""
         with self.calls:
             return self.begin(request, kind, array).result()
 
-    def value(self, request: m.Request, kind: Any = type(None)) -> Any:
+    def value(self, request: m.Request, kind: Any = None) -> Any:
         """The value of an answer that has no array."""
         return self.ask(request, kind)[0]
 
     def rows(self, request: m.Request, array: Any = None) -> F32:
         """The float32 rows of an answer; a worker that sends none has lied."""
-        result = self.ask(request, type(None), array)[1]
+        result = self.ask(request, None, array)[1]
         if result is None or result.dtype != np.float32 or result.ndim != 2:
             raise self.fail(WorkerLied, "zg/worker/lied", "sent no float32 rows")
         return result
@@ -214,7 +219,7 @@ class Worker:
         self.child.discard()
 
     def stop(self) -> None:
-        """Shut the engine down and leave; killed after five seconds. Idempotent, never raises for a worker that is gone."""
+        """Shut the engine down and leave; killed after five seconds. Idempotent; a worker that is gone is no error."""
         if self.failure is None and self.pending is None:
             try:
                 self.begin(m.Shutdown(), timeout_s=SHUTDOWN_S).result()
@@ -288,15 +293,18 @@ class Worker:
         data = self.ask(m.ExportCache(session=session))[1]
         if data is None or data.dtype != np.uint8:
             raise self.fail(WorkerLied, "zg/worker/lied", "sent no cache")
-        return memoryview(data)
+        return data.data
 
-    def import_cache(self, data: bytes | memoryview, ids: Sequence[int], first: int = 0, stop: int | None = None) -> m.Imported:
+    def import_cache(
+        self, data: bytes | memoryview, ids: Sequence[int], first: int = 0, stop: int | None = None
+    ) -> m.Imported:
         """Admit and import a cache of ids for layers [first, stop). Answer: session and the conversion's report."""
         request = m.ImportCache(ids=tuple(ids), first=first, stop=stop)
         return self.ask(request, m.Imported, np.frombuffer(data, np.uint8))[0]
 
-    def generate(self, ids: Sequence[int], token_count_max: int, params: SamplingParams = GREEDY,
-                 stop_ids: Sequence[int] = ()) -> m.Generated:
+    def generate(
+        self, ids: Sequence[int], token_count_max: int, params: SamplingParams = GREEDY, stop_ids: Sequence[int] = ()
+    ) -> m.Generated:
         """Continue ids with the canonical sampler."""
         request = m.Generate(ids=tuple(ids), token_count_max=token_count_max, params=params, stop_ids=tuple(stop_ids))
         return self.value(request, m.Generated)

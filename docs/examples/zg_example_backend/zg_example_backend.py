@@ -1,4 +1,4 @@
-"""An engine of its own for llama models: whole blocks through BLAS in float32, one masked attention over all positions."""
+"""An engine of its own for llama models: whole blocks through BLAS in float32, one masked attention."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,19 @@ from zeitgeist.models.bundle import ModelBundle
 __all__ = ["ExampleBackend", "create"]
 
 F32 = NDArray[np.float32]
-CLAIMS = ("tokenize", "prefill", "decode", "batched_decode", "logprobs", "truncate", "fork", "cache_export", "cache_import",
-          "cancel", "metrics")
+CLAIMS = (
+    "tokenize",
+    "prefill",
+    "decode",
+    "batched_decode",
+    "logprobs",
+    "truncate",
+    "fork",
+    "cache_export",
+    "cache_import",
+    "cancel",
+    "metrics",
+)
 
 
 @dataclass
@@ -38,11 +49,31 @@ class ExampleBackend:
 
     def describe(self) -> BackendDescriptor:
         return BackendDescriptor(
-            name="custom/example/blas", variant="", version="0.1.0", libraries=(), classes=("local_serving", "cache_capable"),
-            capabilities=CLAIMS, families=("llama",), context_max=self.context, weight_dtypes=("f32", "f16", "bf16"),
-            quantization=(), attention=("causal",), cache_forms=(F32_HALF,), tensor_formats=(), parallelism=(),
-            sampler="canonical", prompt="ids", streaming=False, batch_max=16, band="x32", activations="",
-            batch_invariant=True, chunk_invariant=False, run_to_run=True, isolation="none")
+            name="custom/example/blas",
+            variant="",
+            version="0.1.0",
+            libraries=(),
+            classes=("local_serving", "cache_capable"),
+            capabilities=CLAIMS,
+            families=("llama",),
+            context_max=self.context,
+            weight_dtypes=("f32", "f16", "bf16"),
+            quantization=(),
+            attention=("causal",),
+            cache_forms=(F32_HALF,),
+            tensor_formats=(),
+            parallelism=(),
+            sampler="canonical",
+            prompt="ids",
+            streaming=False,
+            batch_max=16,
+            band="x32",
+            activations="",
+            batch_invariant=True,
+            chunk_invariant=False,
+            run_to_run=True,
+            isolation="none",
+        )
 
     def can_serve(self, config: ModelConfig, weights: str) -> Serve:
         known = config.family == "llama" and weights in ("f32", "f16", "bf16")
@@ -66,7 +97,9 @@ class ExampleBackend:
         return ExampleSession(LayerRange(0, count), 0, list(empty), list(empty))
 
     def fork(self, session: Any) -> ExampleSession:
-        return ExampleSession(session.layers, session.position_count, list(session.k), list(session.v))  # arrays never change
+        return ExampleSession(
+            session.layers, session.position_count, list(session.k), list(session.v)
+        )  # arrays never change
 
     def truncate(self, session: Any, position_count: int) -> None:
         session.position_count = position_count
@@ -75,14 +108,21 @@ class ExampleBackend:
     def close(self, session: Any) -> None:
         session.k, session.v = [], []
 
-    def prefill(self, session: Any, ids: Sequence[int], *, chunk: int = 0, rows: str = "all",
-                cancelled: Callable[[], bool] = never) -> F32:
+    def prefill(
+        self,
+        session: Any,
+        ids: Sequence[int],
+        *,
+        chunk: int = 0,
+        rows: str = "all",
+        cancelled: Callable[[], bool] = never,
+    ) -> F32:
         before, step, logits = session.position_count, chunk or 128, []
         for start in range(0, len(ids), step):
             if cancelled():
                 self.truncate(session, before)
                 raise LocalProtocolError("zg/backend/cancelled", f"after {start} of {len(ids)} tokens", "prefill")
-            logits.append(self.advance(session, ids[start:start + step]))
+            logits.append(self.advance(session, ids[start : start + step]))
         self.counts["tokens_prefilled"] += len(ids)
         return np.concatenate(logits) if rows == "all" else logits[-1][-1:]
 
@@ -96,7 +136,10 @@ class ExampleBackend:
             x = x + self.attention(session, layer, self.norm(x, f"layers.{layer}.attn_norm"))
             h = self.norm(x, f"layers.{layer}.ffn_norm")
             gate = h @ self.w[f"layers.{layer}.gate"].T
-            x = x + (gate / (1 + np.exp(-gate)) * (h @ self.w[f"layers.{layer}.up"].T)) @ self.w[f"layers.{layer}.down"].T
+            x = (
+                x
+                + (gate / (1 + np.exp(-gate)) * (h @ self.w[f"layers.{layer}.up"].T)) @ self.w[f"layers.{layer}.down"].T
+            )
         session.position_count += len(ids)
         return self.norm(x, "norm") @ self.w["head"].T
 
@@ -123,7 +166,9 @@ class ExampleBackend:
         return mixed.reshape(len(x), -1) @ self.w[f"layers.{layer}.o"].T
 
     def export_cache(self, session: Any) -> CacheArrays:
-        return CacheArrays(F32_HALF, [k.copy() for k in session.k], [v.copy() for v in session.v], session.position_count)
+        return CacheArrays(
+            F32_HALF, [k.copy() for k in session.k], [v.copy() for v in session.v], session.position_count
+        )
 
     def import_cache(self, cache: CacheArrays, layers: LayerRange | None = None) -> ExampleSession:
         whole = LayerRange(0, self.config.layer_count)
