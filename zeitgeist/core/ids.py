@@ -16,6 +16,6 @@ CheckId = NewType("CheckId", str)
 TokenId = NewType("TokenId", int)
 
 Real = NewType("Real", str)
-"""A real number as text: the shortest decimal that reads back as the same float32, as `repr(numpy.float32)` prints it.
+"""A real number as text: the shortest decimal that reads back as the same float32, printed as Python prints a float.
 
 Digested records hold no floats (DESIGN §3): two encoders may print one float in two ways, a text has one form."""

@@ -38,8 +38,11 @@ def parameter_count(config: ModelConfig, tied_head: bool) -> int:
 
 
 def real(value: float) -> Real:
-    """A constant as the shortest text that reads back as the same float32: 1e-05, 10000.0."""
-    return Real(str(np.float32(value)))
+    """A constant as the shortest text that reads back as the same float32: 1e-05, 10000.0, 1000000.0.
+
+    NumPy finds the shortest digits; Python prints them, because NumPy's choice of an exponent differs between releases.
+    """
+    return Real(repr(float(str(np.float32(value)))))
 
 
 def interleave_rows(rows: NDArray[np.generic], head_count: int) -> NDArray[np.generic]:
