@@ -18,7 +18,6 @@ from zeitgeist.backends.base import CacheArrays, LayerRange
 from zeitgeist.convert import kv_file
 from zeitgeist.convert.admit import CacheExpectation, admit
 from zeitgeist.convert.kv import KVCache, make_cache
-from zeitgeist.convert.path import convert_cache
 from zeitgeist.core.errors import LocalProtocolError
 from zeitgeist.core.formats.kv import CacheForm, RopeState
 
@@ -94,5 +93,7 @@ def to_form(cache: KVCache, forms: Sequence[CacheForm]) -> tuple[KVCache, str]:
     """The cache in the first of forms, or as it is when it has one of them already."""
     if cache.descriptor.form in forms:
         return cache, ""
+    from zeitgeist.convert.path import convert_cache
+
     converted, report = convert_cache(cache, forms[0])
     return converted, json.dumps(msgspec.to_builtins(report), sort_keys=True)

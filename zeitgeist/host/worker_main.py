@@ -1,8 +1,8 @@
 """The worker process: `python -m zeitgeist.host.worker_main --fd N --backend NAME[:variant] --option k=v …`.
 
 Law: started by `host/workers.py` with a socket and a private temporary folder that is its TMPDIR already; it leaves
-when the socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread; between
-two prefill chunks the socket is looked at for a cancel.
+when the socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread;
+between two prefill chunks the socket is looked at for a cancel.
 """
 
 import argparse

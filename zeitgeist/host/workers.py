@@ -1,8 +1,8 @@
 """The parent's side of a worker: start it, ask it, notice its death, its silence and its lies, leave nothing behind.
 
-Law: every call has a deadline. A worker that dies gives `WorkerCrashed` with the signal and the end of its output, one
-that does not answer is killed and gives `WorkerTimeout`, one that sends what is no answer is killed and gives `WorkerLied`.
-After any of them the worker is gone: process reaped, socket closed, private folder removed.
+Law: every call has a deadline. A worker that dies gives `WorkerCrashed` with the signal and the end of its output,
+one that does not answer is killed and gives `WorkerTimeout`, one that sends what is no answer is killed and gives
+`WorkerLied`. After any of them the worker is gone: process reaped, socket closed, private folder removed.
 """
 
 import os
