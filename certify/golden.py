@@ -1,4 +1,4 @@
-"""Golden logits: what the oracle said when it agreed with transformers in float64. `python -m certify.golden [--out DIR]`.
+"""Golden logits: what the oracle said when it agreed with transformers in float64. `python -m certify.golden`.
 
 One `.npz` for each model (zg-tiny and every geometry of seed 0): ids int32, rows int32, logits float64 `[rows, vocab]`.
 Written anew only when a model changes on purpose: a test compares, so that the oracle cannot drift unseen.

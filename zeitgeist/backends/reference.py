@@ -191,6 +191,7 @@ class ReferenceBackend:
         ids = self.checked_ids(ids)
         if chunk < 0:
             raise bad("chunk", chunk, "0 or more")
+        self.require_room(held, len(ids))
         begin, step = held.position_count, chunk or self.chunk
         logits: list[F32] = []
         for start in range(0, len(ids), step):
@@ -226,14 +227,24 @@ class ReferenceBackend:
         """Run one stage over x: all rows of one session, or one row of each of several. Caches and counts grow."""
         count = len(x) if len(sessions) == 1 else 1
         for session in sessions:
-            if session.position_count + count > self.model.config.context_length:
-                raise LocalProtocolError("zg/backend/context-full", f"{session.position_count} tokens held and {count} "
-                                         f"to come, wanted at most {self.model.config.context_length}", "session")
+            self.require_room(session, count)
         spans = [Span(session.cache, session.position_count, count) for session in sessions]
-        x = self.model.run(x, spans, sessions[0].layers.first, sessions[0].layers.stop)
+        try:
+            x = self.model.run(x, spans, sessions[0].layers.first, sessions[0].layers.stop)
+        except BaseException:
+            for session in sessions:
+                self.truncate(session, session.position_count)
+            raise
         for session in sessions:
             session.position_count += count
         return x
+
+    def require_room(self, session: ReferenceSession, count: int) -> None:
+        """Refuse more tokens than the model's context (`zg/backend/context-full`)."""
+        most = self.model.config.context_length
+        if session.position_count + count > most:
+            detail = f"{session.position_count} tokens held and {count} to come, wanted at most {most}"
+            raise LocalProtocolError("zg/backend/context-full", detail, "session")
 
     def whole(self, session: Session) -> ReferenceSession:
         """The session, if it runs all layers."""
