@@ -87,7 +87,7 @@ def compiler(variable: str) -> str:
     for name in names:
         if found := shutil.which(name):
             return found
-    remedy = "xcode-select --install" if sys.platform == "darwin" else "apt-get install build-essential (or your system's word for it)"
+    remedy = "xcode-select --install" if sys.platform == "darwin" else "for instance: apt-get install build-essential"
     raise BuildFailed(f"no {'C++' if variable == 'CXX' else 'C'} compiler found (tried {', '.join(names)}); {remedy}")
 
 
@@ -167,7 +167,8 @@ def show_progress(line: str, shown: int, elapsed_s: float) -> int:
     terminal = sys.stdout.isatty()
     if percent <= shown or (not terminal and percent // 10 == shown // 10):
         return shown
-    print(f"llama.cpp: {percent:3d} %  {elapsed_s:4.0f} s", end="\r" if terminal and percent < 100 else "\n", flush=True)
+    end = "\r" if terminal and percent < 100 else "\n"
+    print(f"llama.cpp: {percent:3d} %  {elapsed_s:4.0f} s", end=end, flush=True)
     return percent
 
 
@@ -183,7 +184,7 @@ def collect(binaries: Path, lib: Path, compilers: dict[str, str]) -> None:
     stamp = {
         "sdist": f"{SDIST}.tar.gz", "sha256": SDIST_SHA256, "flags": list(CMAKE_FLAGS), "targets": list(TARGETS),
         "compiler": version.split("\n")[0],
-        "libraries": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found if not path.is_symlink()},
+        "libraries": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found if not p.is_symlink()},
     }
     (lib / "stamp.json").write_text(json.dumps(stamp, indent=1, sort_keys=True) + "\n")
 

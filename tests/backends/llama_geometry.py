@@ -51,7 +51,8 @@ class Geometry:
         """Write the file; what the adapter asks of a bundle."""
         write(self, path)
         tag = {"F32": "f32", "F16": "f16", "Q8_0": "ggml_q8_0", "Q4_0": "ggml_q4_0"}[self.encoding]
-        return SimpleNamespace(path=path, form="gguf", config=self.config(), descriptor=lambda: SimpleNamespace(weights=tag))
+        descriptor = SimpleNamespace(weights=tag)
+        return SimpleNamespace(path=path, form="gguf", config=self.config(), descriptor=lambda: descriptor)
 
 
 def write(g: Geometry, path: Path) -> None:
@@ -84,7 +85,8 @@ def write(g: Geometry, path: Path) -> None:
         w.add_tensor("rope_freqs.weight", g.divisors.astype(np.float32))
     rng = np.random.default_rng(g.seed)
     for name, shape, scale in shapes(g):
-        values = (1 + 0.1 * rng.standard_normal(shape) if "norm" in name else scale * rng.standard_normal(shape)).astype(np.float32)
+        drawn = rng.standard_normal(shape)
+        values = (1 + 0.1 * drawn if "norm" in name else scale * drawn).astype(np.float32)
         g.weights[name] = add(w, g, name, values).astype(np.float64)
     w.write_header_to_file()
     w.write_kv_data_to_file()
@@ -100,8 +102,9 @@ def shapes(g: Geometry):
         yield "output.weight", (len(TOKENS), g.hidden), 0.5
     for i in range(g.layers):
         p = f"blk.{i}."
-        for name, out, columns in (("attn_q", q, g.hidden), ("attn_k", kv, g.hidden), ("attn_v", kv, g.hidden), ("attn_output", g.hidden, q),
-                                   ("ffn_gate", g.ffn, g.hidden), ("ffn_up", g.ffn, g.hidden), ("ffn_down", g.hidden, g.ffn)):
+        for name, out, columns in (("attn_q", q, g.hidden), ("attn_k", kv, g.hidden), ("attn_v", kv, g.hidden),
+                                   ("attn_output", g.hidden, q), ("ffn_gate", g.ffn, g.hidden),
+                                   ("ffn_up", g.ffn, g.hidden), ("ffn_down", g.hidden, g.ffn)):
             yield p + name + ".weight", (out, columns), columns**-0.5 * (2.0 if name in ("attn_q", "attn_k") else 1.0)
             if g.family == "qwen2" and name in ("attn_q", "attn_k", "attn_v"):
                 yield p + name + ".bias", (out,), 0.3
@@ -131,8 +134,9 @@ def add(w: gguf.GGUFWriter, g: Geometry, name: str, values: np.ndarray) -> np.nd
     return back
 
 
-def forward(g: Geometry, ids: list[int], dtype: Any = np.float64) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Logits [row, vocab], K (after rotation, half-split) and V [row, kv_head, head_dim] per layer, computed in dtype."""
+def forward(g: Geometry, ids: list[int], dtype: Any = np.float64,
+            ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Logits [row, vocab], K (rotated, half-split) and V [row, kv_head, head_dim] per layer, computed in dtype."""
     weights, n = {name: values.astype(dtype) for name, values in g.weights.items()}, len(ids)
     x = weights["token_embd.weight"][ids]
     frequency = dtype(g.theta) ** (-np.arange(0, g.head_dim, 2) / g.head_dim).astype(dtype)
@@ -152,8 +156,9 @@ def forward(g: Geometry, ids: list[int], dtype: Any = np.float64) -> tuple[np.nd
     for i in range(g.layers):
         p = f"blk.{i}."
         h = norm(x, p + "attn_norm.weight")
-        q, k, v = ((h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", dtype(0))).reshape(n, -1, g.head_dim)
+        q, k, v = (h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", dtype(0))
                    for m in ("attn_q", "attn_k", "attn_v"))
+        q, k, v = (a.reshape(n, -1, g.head_dim) for a in (q, k, v))
         if g.family == "qwen3":
             q, k = norm(q, p + "attn_q_norm.weight"), norm(k, p + "attn_k_norm.weight")
         q, k = rope(q), rope(k)
@@ -163,7 +168,8 @@ def forward(g: Geometry, ids: list[int], dtype: Any = np.float64) -> tuple[np.nd
         scores = np.einsum("qhd,khd->hqk", q, np.repeat(k, group, 1)) / dtype(g.head_dim**0.5) + mask
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        x = x + np.einsum("hqk,khd->qhd", scores, np.repeat(v, group, 1)).reshape(n, -1) @ weights[p + "attn_output.weight"].T
+        mixed = np.einsum("hqk,khd->qhd", scores, np.repeat(v, group, 1)).reshape(n, -1)
+        x = x + mixed @ weights[p + "attn_output.weight"].T
         h = norm(x, p + "ffn_norm.weight")
         gate = h @ weights[p + "ffn_gate.weight"].T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ weights[p + "ffn_up.weight"].T)) @ weights[p + "ffn_down.weight"].T

@@ -26,7 +26,8 @@ def layouts(draw: Any) -> BlobLayout:
     return BlobLayout(
         stream_count=draw(st.integers(1, 4)), v_transposed=ELEMENTS[v].block == 1 and draw(st.booleans()),
         layer_count=draw(st.integers(1, 3)), kv_head_count=draw(st.integers(1, 3)),
-        head_dim=draw(st.sampled_from((32, 64, 128))), k=ELEMENTS[draw(st.sampled_from(sorted(ELEMENTS)))], v=ELEMENTS[v])
+        head_dim=draw(st.sampled_from((32, 64, 128))),
+        k=ELEMENTS[draw(st.sampled_from(sorted(ELEMENTS)))], v=ELEMENTS[v])
 
 
 @pytest.mark.requirement("D2")
@@ -60,7 +61,7 @@ def test_every_truncation_and_any_trailing_byte_is_refused() -> None:
         parse(bytes(blob) + b"\0", LAYOUT, 3)
 
 
-# offsets: magic 0, sequence 4, streams 8, cells of stream 0 12, of stream 1 16, cell table 20 … 56, V transposed, layers
+# offsets: magic 0, sequence 4, streams 8, cells of stream 0 12, of stream 1 16, table 20 … 56, V transposed, layers
 @pytest.mark.requirement("D2")
 @pytest.mark.parametrize(("offset", "value", "field"), [
     (0, 1, "magic"), (8, 1, "streams"), (8, 0xFFFFFFFF, "streams"), (12, 3, "cell"), (12, 0xFFFFFFFF, "cells"),

@@ -5,9 +5,9 @@ against the bytes left, before an array is made; trailing bytes are refused (lla
 Layout is that of state version 3, llama.cpp 0c1e57098 (research note feasibility-backends §4.2). Version 4 has the same
 magic and two more words, so the version cannot be read here: `llama_stage` reads it once from the library.
 
-u32 magic, i32 source sequence, u32 streams; for each stream u32 cells, then, unless 0: cells of (i32 pos, u32 1, i32 seq),
-u32 V transposed, u32 layers, K blocks (i32 type, u64 row bytes, rows), V blocks: rows alike, or when transposed
-(i32 type, u32 element bytes, u32 width, [kv_head, head_dim, cell]).
+u32 magic, i32 source sequence, u32 streams; for each stream u32 cells, then, unless 0: cells of (i32 pos, u32 1,
+i32 seq), u32 V transposed, u32 layers, K blocks (i32 type, u64 row bytes, rows), V blocks: rows alike, or when
+transposed (i32 type, u32 element bytes, u32 width, [kv_head, head_dim, cell]).
 """
 
 import struct

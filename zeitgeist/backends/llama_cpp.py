@@ -63,7 +63,7 @@ class Slot:
 
 
 def create(options: Mapping[str, str]) -> "LlamaBackend":
-    """Load the library and make the adapter. Errors: `zg/llama/unknown-option` and those of `llama_library.load`."""
+    """Load the library and make the adapter. Errors: `zg/backend/bad-argument` and those of `llama_library.load`."""
     chosen, counts = read_options(options)
     return LlamaBackend(load(chosen["library"]), chosen, counts)
 
@@ -72,17 +72,18 @@ def read_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, 
     """Every option with its value; names and values that do not exist are refused by name."""
     for name, value in options.items():
         if name not in CHOICES and name not in COUNTS:
-            raise refuse("zg/llama/unknown-option", name[:40], value, "one of " + ", ".join((*CHOICES, *COUNTS)))
+            raise refuse("zg/backend/bad-argument", name[:40], value, "one of " + ", ".join((*CHOICES, *COUNTS)))
         if name in CHOICES and value not in CHOICES[name]:
-            raise refuse("zg/llama/unknown-option", name, value, " or ".join(CHOICES[name]))
-        if name in COUNTS and not (value.isascii() and value.isdigit() and len(value) < 9
-                                   and COUNTS[name][1] <= int(value) <= COUNTS[name][2]):
-            raise refuse("zg/llama/unknown-option", name, value, f"a number from {COUNTS[name][1]} to {COUNTS[name][2]}")
+            raise refuse("zg/backend/bad-argument", name, value, " or ".join(CHOICES[name]))
+        _, least, most = COUNTS.get(name, (0, 0, 0))
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 9 else -1
+        if name in COUNTS and not least <= number <= most:
+            raise refuse("zg/backend/bad-argument", name, value, f"a number from {least} to {most}")
     kv = options.get("kv", "f32")
     chosen = {"library": options.get("library", "own"), "flash_attention": options.get("flash_attention", "off"),
               "kv_k": options.get("kv_k", kv), "kv_v": options.get("kv_v", kv)}
     if ELEMENTS[chosen["kv_v"]].block > 1 and chosen["flash_attention"] == "off":
-        raise refuse("zg/llama/unknown-option", "flash_attention", "off", f"on, for a {chosen['kv_v']} V cache")
+        raise refuse("zg/backend/bad-argument", "flash_attention", "off", f"on, for a {chosen['kv_v']} V cache")
     return chosen, {name: int(options.get(name, default)) for name, (default, _, _) in COUNTS.items()}
 
 
@@ -147,7 +148,7 @@ class LlamaBackend(SessionEngine):
             pairing="interleaved" if kind == 0 else "half")
 
     def can_serve(self, config: ModelConfig, weights: str) -> Serve:
-        """Any weights: what is not GGUF is written as an F32 GGUF. A block of a quantised cache may not straddle heads."""
+        """Any weights: what is not GGUF is written as an F32 GGUF. A block of a quantised cache lies in one head."""
         reasons: list[str] = []
         if config.family not in FAMILIES:
             reasons.append(f"family: got {config.family}, wanted one of {', '.join(FAMILIES)}")
@@ -156,7 +157,8 @@ class LlamaBackend(SessionEngine):
         if config.kv_head_count < 1 or config.head_count % config.kv_head_count:
             reasons.append(f"kv_head_count: got {config.kv_head_count}, wanted a divisor of {config.head_count}")
         if config.family == "qwen2" and config.head_count * config.head_dim != config.hidden_size:
-            reasons.append(f"head_dim: got {config.head_dim}, wanted {config.hidden_size} / {config.head_count} for qwen2")
+            wanted = f"{config.hidden_size} / {config.head_count}"
+            reasons.append(f"head_dim: got {config.head_dim}, wanted {wanted} for qwen2")
         for name in (self.chosen["kv_k"], self.chosen["kv_v"]):
             if config.head_dim % ELEMENTS[name].block:
                 reasons.append(f"head_dim: got {config.head_dim}, wanted a multiple of 32 for a {name} cache")
@@ -165,7 +167,8 @@ class LlamaBackend(SessionEngine):
     def load(self, bundle: ModelBundle) -> None:
         """Load a GGUF as it is, or write one of F32 from another form into a private folder (kept until shutdown)."""
         if self.config is not None:
-            raise LocalProtocolError("zg/backend/bad-request", "a model is loaded already; start a worker for another", "load")
+            detail = "a model is loaded already; start a worker for another"
+            raise LocalProtocolError("zg/backend/bad-request", detail, "load")
         weights = bundle.descriptor().weights
         if reasons := self.can_serve(bundle.config, weights).reasons:
             raise LocalProtocolError("zg/backend/not-serving", "; ".join(reasons), "model")
@@ -320,7 +323,9 @@ class LlamaBackend(SessionEngine):
         """Our own errors keep their id; llama.cpp's have none, so its last log line is added."""
         if isinstance(error, ZeitgeistError):
             return error.id, str(error)
-        return "zg/backend/failed", f"{type(error).__name__}: {error}"[:200] + f"; llama.cpp: {self.engine.last_words()}"
+        first = (str(error).splitlines() or [""])[0][:200]
+        said = f"; llama.cpp: {self.engine.last_words()}" if self.engine.log else ""
+        return "zg/backend/failed", f"{type(error).__name__}: {first}{said}"
 
     def shutdown(self) -> None:
         """Free contexts, models and the private folder. The library stays mapped: a process keeps the one it chose."""
@@ -339,7 +344,7 @@ def element_form(name: str, rotation: int) -> ElementForm:
 
 
 def key_rotation(head_dim: int) -> int:
-    """Block of the Hadamard rotation of quantised keys: the largest power of two from 64 on that divides head_dim, or 0."""
+    """Block of the rotation of quantised keys: the largest power of two from 64 on that divides head_dim, or 0."""
     return head_dim & -head_dim if value_rotation(head_dim) else 0
 
 

@@ -1,4 +1,4 @@
-"""Which llama.cpp runs here: the place of our build, choosing, loading, ABI check, digests of what was really loaded (F8).
+"""Which llama.cpp runs here: where our build lies, choosing, loading, ABI check, digests of what was loaded (F8).
 
 Law: one process holds one llama.cpp library. Two in one process abort as soon as a handle crosses. The Python half
 (package `llama_cpp`) is used for its ctypes declarations only: its low-level module is imported without the package's
@@ -76,8 +76,9 @@ def own_build_directory() -> Path:
 class Engine:
     """The loaded library: `api` is llama_cpp's low-level module, `log` the last lines llama.cpp printed."""
 
-    def __init__(self, choice: str, api: Any) -> None:
+    def __init__(self, choice: str, api: Any, folder: Path) -> None:
         self.choice = choice
+        self.folder = folder
         self.api = api
         self.library: ctypes.CDLL = api._lib
         self.log: list[str] = []
@@ -109,8 +110,7 @@ class Engine:
 
     def libraries(self) -> tuple[Library, ...]:
         """The files of llama.cpp mapped into this process, with digests of their bytes."""
-        folder = Path(self.library._name).parent
-        found = (native_library(name, self.version(), name + ".", folder) for name in LIBRARY_NAMES)
+        found = (native_library(name, self.version(), name + ".", self.folder) for name in LIBRARY_NAMES)
         return tuple(library for library in found if library is not None)
 
 
@@ -121,15 +121,21 @@ LOADED: list[Engine] = []
 def load(choice: str) -> Engine:
     """Load `own` (our build) or `stock` (the prebuilt xllamacpp wheel), once in a process.
 
-    Errors: `zg/backend/not-installed`, `zg/llama/library-missing`, `zg/llama/library-unknown`, `zg/llama/second-library`.
+    Errors: `zg/backend/not-installed`, and of `zg/llama/`: `library-missing`, `library-unknown`, `second-library`.
     """
     if LOADED:
         if LOADED[0].choice != choice:
             raise LocalProtocolError(
                 "zg/llama/second-library", f"this process holds {LOADED[0].choice}, wanted {choice}", "library")
         return LOADED[0]
-    directory = own_library() if choice == "own" else stock_library()
-    engine = Engine(choice, import_declarations(directory))
+    if choice == "own":
+        directory = own_library()
+        engine = Engine(choice, import_declarations(directory), directory)
+    else:
+        real = stock_library()
+        with tempfile.TemporaryDirectory(prefix="zg-llama-stock-") as scratch:
+            (Path(scratch) / "libllama.so").symlink_to(real)
+            engine = Engine(choice, import_declarations(Path(scratch)), real.parent)
     check_abi(engine)
     engine.api.llama_backend_init()
     LOADED.append(engine)
@@ -144,25 +150,22 @@ def own_library() -> Path:
 
 
 def stock_library() -> Path:
-    """The wheel's extension module exports the whole C API; a link gives it the name that llama_cpp looks for."""
+    """The wheel's extension module exports the whole C API; `load` gives it the name that llama_cpp looks for."""
     spec = importlib.util.find_spec("xllamacpp")
     places = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for place in places for path in sorted(Path(place).glob("xllamacpp*.so"))]
     if not found:
-        raise LocalProtocolError(
-            "zg/backend/not-installed", "the prebuilt wheel is absent: pip install 'zeitgeist[llama-stock]'", "xllamacpp")
-    directory = Path(tempfile.mkdtemp(prefix="zg-llama-stock-"))
-    (directory / "libllama.so").symlink_to(found[0].resolve())
-    return directory
+        detail = "the prebuilt wheel is absent: pip install 'zeitgeist[llama-stock]'"
+        raise LocalProtocolError("zg/backend/not-installed", detail, "xllamacpp")
+    return found[0].resolve()
 
 
 def import_declarations(directory: Path) -> Any:
     """llama_cpp's low-level module, bound to the library in `directory`, tolerant of functions the library lacks."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or "llama_cpp" in sys.modules:
-        raise LocalProtocolError(
-            "zg/backend/not-installed", "package llama_cpp is absent or already imported: pip install 'zeitgeist[llama]'",
-            "llama_cpp")
+        detail = "the package is absent or was imported before us: pip install 'zeitgeist[llama]'"
+        raise LocalProtocolError("zg/backend/not-installed", detail, "llama_cpp")
     package = types.ModuleType("llama_cpp")
     package.__path__ = list(spec.submodule_search_locations or ())
     package.__spec__ = spec
@@ -170,7 +173,7 @@ def import_declarations(directory: Path) -> Any:
     before = os.environ.get("LLAMA_CPP_LIB_PATH")
     os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
     try:
-        extensions = importlib.import_module("llama_cpp._ctypes_extensions")
+        extensions: Any = importlib.import_module("llama_cpp._ctypes_extensions")
         extensions.ctypes_function_for_shared_library = tolerant_binder
         return importlib.import_module("llama_cpp.llama_cpp")
     except (OSError, RuntimeError) as error:

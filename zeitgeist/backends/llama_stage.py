@@ -37,7 +37,7 @@ CONTEXT_CELLS = 256
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a context. k, v: names in `llama_blob.ELEMENTS`; context: tokens of one session; sessions: n_seq_max."""
+    """Options of a context. k, v: names in `llama_blob.ELEMENTS`; context: tokens of a session; sessions: n_seq_max."""
 
     k: str
     v: str
@@ -121,7 +121,8 @@ class Stage:
     def take_sequence(self) -> int:
         """The lowest free sequence; consecutive ones share a batch, so low numbers are best."""
         if not self.free_sequences:
-            raise LocalProtocolError("zg/llama/sessions-full", f"{self.settings.sessions} sessions are open", "n_seq_max")
+            count = self.settings.sessions
+            raise LocalProtocolError("zg/llama/sessions-full", f"{count} sessions are open", "n_seq_max")
         self.free_sequences.sort()
         return self.free_sequences.pop(0)
 
@@ -165,7 +166,8 @@ class Stage:
         self.engine.log.clear()
         status = self.api.llama_decode(self.context, batch)
         if status:
-            raise ZeitgeistError("zg/backend/failed", f"llama_decode gave {status}: {self.engine.last_words()}", "llama_decode")
+            detail = f"llama_decode gave {status}: {self.engine.last_words()}"
+            raise ZeitgeistError("zg/backend/failed", detail, "llama_decode")
         wanted = int(np.count_nonzero(flags))
         if not wanted:
             return np.empty((0, self.vocab_size), np.float32)
@@ -199,8 +201,9 @@ class Stage:
             return name in self.captured or not ask
         byte_count = self.c_function("ggml_nbytes", ctypes.c_size_t)(ctypes.c_void_p(tensor))
         rows = np.empty(byte_count // 4, np.float32)
+        data = rows.ctypes.data_as(ctypes.c_void_p)
         self.c_function("ggml_backend_tensor_get", None)(
-            ctypes.c_void_p(tensor), rows.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0), ctypes.c_size_t(byte_count))
+            ctypes.c_void_p(tensor), data, ctypes.c_size_t(0), ctypes.c_size_t(byte_count))
         self.captured[name].append(rows.reshape(-1, self.hidden_size))
         return True
 
@@ -214,7 +217,8 @@ class Stage:
         """Output of a captured layer in the last run, `[count, hidden]`, the residual stream before any norm."""
         rows = np.concatenate(self.captured[f"l_out-{layer}"])
         if rows.shape[0] != count:
-            raise ZeitgeistError("zg/backend/failed", f"layer {layer} gave {rows.shape[0]} rows, wanted {count}", "l_out")
+            detail = f"layer {layer} gave {rows.shape[0]} rows, wanted {count}"
+            raise ZeitgeistError("zg/backend/failed", detail, "l_out")
         return rows
 
     def read_state(self, sequence: int) -> memoryview:

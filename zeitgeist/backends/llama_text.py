@@ -14,7 +14,8 @@ def tokenize(api: Any, vocab: Any, text: str) -> list[int]:
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise LocalProtocolError("zg/backend/bad-request", "a lone surrogate, wanted text that UTF-8 can write", "text") from error
+        detail = "a lone surrogate, wanted text that UTF-8 can write"
+        raise LocalProtocolError("zg/backend/bad-request", detail, "text") from error
     # A token holds at least one byte, so the bytes are room enough.
     ids = (ctypes.c_int32 * max(1, len(data)))()
     count = int(api.llama_tokenize(vocab, data, len(data), ids, len(ids), False, False))

@@ -129,8 +129,6 @@ CERTIFY: list[Row] = [
      "name a Hugging Face directory or a GGUF file with --model"),
     ("zg/certify/no-space", "host", True, "the results cannot be written: the disk is full",
      "free some space or name another directory with --out"),
-    ("zg/certify/not-admitted", "peer", True, "the subject accepted a capability that does not exist",
-     "a backend must refuse what it does not know with zg/backend/unsupported"),
     ("zg/certify/out-dir", "caller", True, "the results directory cannot be written",
      "name a directory you may write with --out"),
     ("zg/certify/suite-version", "peer", True, "the certificate is from a suite version that this one does not read",
@@ -156,8 +154,6 @@ LLAMA: list[Row] = [
      "start a worker for each library"),
     ("zg/llama/sessions-full", "caller", True, "all sequences of the context are in use",
      "close a session, or start with a larger option n_seq_max"),
-    ("zg/llama/unknown-option", "caller", True, "the adapter has no such option, or it takes no such value",
-     "the message lists what it takes"),
 ]
 
 CACHE: list[Row] = [
