@@ -195,6 +195,27 @@ def test_a_quantised_cache_says_how_it_is_rotated(made: Made, name: str, variant
             assert np.abs(got - plain).max() > np.abs(plain).max() / 2
 
 
+@pytest.mark.requirement("D2")
+@pytest.mark.parametrize(("switch", "rotation"), [("1", 0), ("no", 64)])
+def test_the_rotation_switch_of_llama_cpp_is_read_as_it_reads_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str, rotation: int) -> None:
+    """LLAMA_ATTN_ROT_DISABLE by C's atoi, at load: the form says what the blocks of layer 0 hold."""
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", switch)
+    g = Geometry(head_dim=64, layers=1)
+    backend = create({"kv": "q8_0", "flash_attention": "on", "n_ctx": "256", "n_seq_max": "1"})
+    backend.load(g.bundle(tmp_path / "m.gguf"))
+    monkeypatch.delenv("LLAMA_ATTN_ROT_DISABLE")
+    session = backend.open()
+    backend.prefill(session, IDS[:10])
+    cache = backend.export_cache(session)
+    assert cache.form.v.hadamard == rotation
+    plain = forward(g, IDS[:10])[2][0]
+    got = dequantize(cache.v[0], gguf.GGMLQuantizationType.Q8_0).reshape(plain.shape)
+    wanted = hadamard(plain, 64) if rotation else plain
+    assert np.abs(got - wanted).max() <= np.abs(wanted).max() * (1 / 254 + 2**-11) + 1e-4
+    backend.shutdown()
+
+
 @pytest.mark.parametrize("variant", ["default", "kv-q8_0"])
 def test_a_fork_never_changes_its_origin_nor_its_origin_it(made: Made, variant: str) -> None:
     """Forked, then decoded apart, truncated, closed and reused: both go on as a session that nobody forked."""

@@ -12,6 +12,7 @@ quantised V needs on); `n_ctx` tokens of a session (0: the model's context, at m
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class LlamaBackend(SessionEngine):
         super().__init__()
         self.engine, self.chosen, self.counts = engine, chosen, counts
         self.weights = ""
+        self.rotates = True
         self.path: Path | None = None
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         self.stages: dict[LayerRange, Stage] = {}
@@ -143,8 +145,8 @@ class LlamaBackend(SessionEngine):
         if kind not in (0, 2):
             raise refuse("zg/backend/not-serving", "rope type", kind, "0 or 2")
         return CacheForm(
-            k=element_form(self.chosen["kv_k"], key_rotation(config.head_dim)),
-            v=element_form(self.chosen["kv_v"], value_rotation(config.head_dim)),
+            k=element_form(self.chosen["kv_k"], key_rotation(config.head_dim) if self.rotates else 0),
+            v=element_form(self.chosen["kv_v"], value_rotation(config.head_dim) if self.rotates else 0),
             pairing="interleaved" if kind == 0 else "half")
 
     def can_serve(self, config: ModelConfig, weights: str) -> Serve:
@@ -177,7 +179,7 @@ class LlamaBackend(SessionEngine):
             self.path, self.weights = bundle.path, weights
         else:
             self.path, self.weights = self.write_gguf(bundle), "f32"
-        config = bundle.config
+        config, self.rotates = bundle.config, rotation_enabled(os.environ)
         context = self.counts["n_ctx"] or CONTEXT_DEFAULT_MAX
         self.settings = Settings(
             k=self.chosen["kv_k"], v=self.chosen["kv_v"], flash_attention=self.chosen["flash_attention"] == "on",
@@ -349,6 +351,11 @@ def key_rotation(head_dim: int) -> int:
 
 
 def value_rotation(head_dim: int) -> int:
-    """Block of the rotation of quantised values: 64 or 0. llama.cpp reads the variable as C's atoi does."""
-    disabled = os.environ.get("LLAMA_ATTN_ROT_DISABLE", "0").strip()
-    return 64 if head_dim % 64 == 0 and disabled in ("", "0") else 0
+    """Block of the rotation of quantised values: 64 or 0."""
+    return 64 if head_dim % 64 == 0 else 0
+
+
+def rotation_enabled(environment: Mapping[str, str]) -> bool:
+    """llama.cpp reads its switch when a context is made, as C's atoi does: leading digits, else 0."""
+    number = re.match(r"\s*[+-]?\d+", environment.get("LLAMA_ATTN_ROT_DISABLE", ""))
+    return number is None or int(number[0]) == 0

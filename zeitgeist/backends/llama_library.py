@@ -64,7 +64,7 @@ def engines_directory() -> Path:
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return root / ".engines"
-    return Path(os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "zeitgeist" / "engines"
+    return Path.home() / ".cache" / "zeitgeist" / "engines"  # not XDG_CACHE_HOME: a worker has one of its own
 
 
 def own_build_directory() -> Path:
