@@ -61,8 +61,8 @@ def config_fields(config: ModelConfig, tied_head: bool, bos: int | None, eos: in
 def write_directory(directory: Path, fields: dict[str, Any], tensors: Iterable[tuple[str, str, NDArray[Any]]],
                     file_format: str) -> None:
     """config.json and model.safetensors. tensors: (canonical name or name in the file, dtype, data); format: pt or mlx."""
+    stored = sorted(tensors, key=lambda item: item[0])  # all of them first: a refusal must leave nothing behind
     directory.mkdir(parents=True, exist_ok=True)
-    stored = sorted(tensors, key=lambda item: item[0])
     (directory / "model.safetensors").write_bytes(pack(stored, {"format": file_format}))
     write_json(directory / "config.json", fields)
 
