@@ -324,3 +324,30 @@ def test_a_call_too_large_for_a_frame_is_refused_before_it_is_sent() -> None:
             worker.tokenize("x" * (2 << 20))
         assert caught.value.id == "zg/wire/frame-too-large"
         assert worker.probe("decode")
+
+
+@pytest.mark.requirement("I1")
+def test_a_cancel_stops_a_prefill_at_the_next_chunk_and_the_session_lives_on() -> None:
+    """The cancel frame overtakes nothing: it is seen between two chunks of 16; what came early is answered after."""
+    model = Path(__file__).parents[2] / "fixtures/models/zg-tiny"
+    with Worker.start(WorkerSpec(backend="reference")) as worker:
+        worker.load(model)
+        session = worker.open()
+        kept = worker.prefill(session, [5, 6, 7])
+        pending = worker.begin_prefill(session, [5] * 3000, chunk=16)
+        pending.cancel()
+        with pytest.raises(ZeitgeistError) as caught:
+            pending.result()
+        assert caught.value.id == "zg/backend/cancelled"
+        assert worker.session_info(session).ids == (5, 6, 7)
+        assert worker.metrics()["tokens_prefilled"] == 3
+        assert np.array_equal(worker.prefill(worker.open(), [5, 6, 7]), kept)
+
+
+def test_a_cancel_of_a_call_that_is_answered_already_harms_nobody() -> None:
+    """It crosses the answer on the way; the next call is another number."""
+    with started() as worker:
+        pending = worker.begin(m.Probe(capability="decode"), bool)
+        pending.result()
+        pending.cancel()
+        assert worker.probe("decode")
