@@ -1,5 +1,6 @@
 """What every array engine must keep of backends/base.py, as a class of tests that each adapter's file inherits."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ THIRDS = (LayerRange(0, 2), LayerRange(2, 4), LayerRange(4, 6))
 
 
 class EngineContract:
-    """A subclass names `module`, the adapter, and `library_file`, a native file that it must have loaded."""
+    """A subclass names `module`, the adapter, and `library_file`, a file in site-packages that it must have loaded."""
 
     module: Any
     library_file: str
@@ -94,7 +95,7 @@ class EngineContract:
 
     @pytest.mark.requirement("I3")
     def test_a_fork_is_independent_bitwise(self, engine: Any):
-        """The origin's cache and next logits are the same bits whether or not a fork went elsewhere meanwhile."""
+        """The origin keeps its cache and its next logits, bit for bit, while a fork goes elsewhere."""
         origin, witness = engine.open(), engine.open()
         for session in (origin, witness):
             engine.prefill(session, PROMPT[:30])
@@ -123,7 +124,7 @@ class EngineContract:
     @pytest.mark.requirement("D2")
     @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
     def test_an_exported_cache_comes_back_bit_for_bit(self, dtype: str):
-        """Whole and middle stage; shapes [position, kv_head, head_dim]; the import holds copies of what it was given."""
+        """Whole and middle stage; shapes [position, kv_head, head_dim]; the import owns copies."""
         backend = self.loaded(dtype=dtype)
         session = backend.open()
         backend.prefill(session, PROMPT[:70])
@@ -221,11 +222,10 @@ class EngineContract:
     @pytest.mark.requirement("A2")
     def test_the_descriptor_names_the_library_that_is_loaded(self, engine: Any):
         """The digest is that of the mapped file itself; the version is the engine's."""
-        maps = Path("/proc/self/maps")
-        if not maps.exists():
-            pytest.skip("no memory map to compare with on this system")
-        path = next(line.split()[-1] for line in maps.read_text().splitlines() if line.endswith(self.library_file))
-        digest = "blake3:" + blake3.blake3(Path(path).read_bytes()).hexdigest()
+        found = importlib.util.find_spec(self.library_file.partition("/")[0])
+        assert found and found.submodule_search_locations
+        path = Path(next(iter(found.submodule_search_locations))).parent / self.library_file
+        digest = "blake3:" + blake3.blake3(path.read_bytes()).hexdigest()
         assert digest in {library.digest for library in engine.describe().libraries}
 
     @pytest.mark.requirement("I3")

@@ -2,15 +2,12 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("mlx.core")
-pytest.importorskip("torch")
-
 from engine_contract import THIRDS, EngineContract
 from engine_models import PROMPT, distance, model, tolerance
 
@@ -25,7 +22,7 @@ class TestMlx(EngineContract):
     """The contract, on MLX with mlx-lm."""
 
     module = module
-    library_file = "libmlx.so"
+    library_file = "mlx/lib/libmlx" + (".dylib" if sys.platform == "darwin" else ".so")
 
     @pytest.mark.requirement("I5")
     @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
@@ -85,6 +82,26 @@ class TestMlx(EngineContract):
             backend.load(open_bundle(folder))
             off[reading] = distance(backend.prefill(backend.open(), PROMPT), truth)
         assert off["corrected"] <= tolerance(truth) and off["published"] > 1000 * tolerance(truth)
+
+    @pytest.mark.requirement("R3")
+    @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
+    def test_an_affine_quantised_directory_runs_packed(self, bits: int, group: int, tmp_path: Path):
+        """Written by mlx-lm; against torch on the dequantised values, in the f32 band; chunks still keep every bit."""
+        from mlx_lm import utils
+
+        source = model("llama-llama3").path
+        made, config = utils.quantize_model(*utils.load_model(source), group, bits)
+        utils.save_model(tmp_path, made)
+        utils.save_config(config, tmp_path / "config.json")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(source / name, tmp_path)
+        packed, unpacked = module.create({}), torch_module.create({})
+        for backend in (packed, unpacked):
+            backend.load(open_bundle(tmp_path))
+        ours = packed.prefill(packed.open(), PROMPT)
+        assert hasattr(packed.model.layers[0].self_attn.q_proj, "scales")
+        assert distance(ours, unpacked.prefill(unpacked.open(), PROMPT)) <= tolerance(ours)
+        assert np.array_equal(ours, packed.prefill(packed.open(), PROMPT, chunk=7))
 
     @pytest.mark.requirement("F8")
     def test_torch_and_mlx_share_one_pipeline(self, engine: Any, record_property: Any):

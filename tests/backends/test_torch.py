@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-
 from engine_contract import EngineContract
 from engine_models import PROMPT, distance, model, tolerance
 
@@ -22,7 +19,7 @@ class TestTorch(EngineContract):
     """The contract, on torch with transformers."""
 
     module = module
-    library_file = "libtorch_cpu.so"
+    library_file = "torch/lib/libtorch_cpu" + (".dylib" if sys.platform == "darwin" else ".so")
 
     @pytest.mark.requirement("I3")
     def test_eager_attention_is_another_path_to_the_same_logits(self):

@@ -37,6 +37,7 @@ def python_library(name: str) -> Library:
 
 
 def mapped(file_name: str) -> Path | None:
+    """The mapped file whose name starts so, first by path; None when none is, or the map cannot be read."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -48,6 +49,7 @@ def mapped(file_name: str) -> Path | None:
 
 @functools.cache
 def file_digest(path: Path) -> Digest:
+    """BLAKE3 of a file, read once in this process."""
     hasher = blake3.blake3()
     hasher.update_mmap(path)
     return Digest("blake3:" + hasher.hexdigest())

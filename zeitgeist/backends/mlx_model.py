@@ -65,6 +65,7 @@ def configuration_words(bundle: ModelBundle) -> dict[str, Any]:
 
 
 def rope_words(config: ModelConfig) -> dict[str, Any]:
+    """Rotary keys of mlx-lm's model arguments; `rope_parameters` is emptied so that nothing is said twice."""
     rope = config.rope
     scaling: dict[str, Any] | None = None
     if rope.scaling in ("linear", "llama3"):
@@ -77,6 +78,7 @@ def rope_words(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_canonical(bundle: ModelBundle) -> Any:
+    """mlx-lm's model class of the canonical configuration, filled with the canonical tensors, float32."""
     config = bundle.config
     words = {
         "model_type": config.family, "hidden_size": config.hidden_size, "num_hidden_layers": config.layer_count,

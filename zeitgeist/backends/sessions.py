@@ -238,6 +238,7 @@ class SessionEngine(ABC):
 
 
 def bad(field: str, got: object, wanted: object) -> LocalProtocolError:
+    """The refusal of a call that does not fit the model or the session."""
     return LocalProtocolError("zg/backend/bad-request", f"got {str(got)[:80]}, wanted {str(wanted)[:160]}", field)
 
 

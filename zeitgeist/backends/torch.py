@@ -133,6 +133,7 @@ class TorchBackend(SessionEngine):
         return self.models.new_cache()
 
     def copy_cache(self, cache: Any) -> Any:
+        # Cloned, although this transformers never writes a cache tensor in place: a later one may.
         return self.models.cache_of([(layer.keys.clone(), layer.values.clone()) for layer in held_layers(cache)])
 
     def crop_cache(self, session: ArraySession, position_count: int) -> None:
@@ -218,10 +219,12 @@ NUMPY_DTYPE = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 
 
 def held_layers(cache: Any) -> list[Any]:
+    """The layers of a DynamicCache that hold keys and values; none before the first forward pass."""
     return [layer for layer in cache.layers if layer.is_initialized]
 
 
 def to_float32(tensor: Any) -> F32:
+    """A NumPy copy, widened exactly."""
     return tensor.float().cpu().numpy().copy()
 
 

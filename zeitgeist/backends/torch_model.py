@@ -30,6 +30,7 @@ def load_model(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
 
 
 def from_canonical(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
+    """transformers' model of the canonical configuration, filled with the canonical tensors, cast to dtype."""
     config = hf_config(bundle.config)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention,
                                              trust_remote_code=False)
@@ -87,6 +88,7 @@ def stage_model(model: Any, first: int, stop: int) -> Any:
 
 
 def renumbered(layer: Any, index: int) -> Any:
+    """The layer writing its keys and values at index; weights shared."""
     twin = shallow(layer)
     twin.self_attn = shallow(layer.self_attn)
     twin.self_attn.layer_idx = index
@@ -94,6 +96,7 @@ def renumbered(layer: Any, index: int) -> Any:
 
 
 def shallow(module: Any) -> Any:
+    """A copy whose submodules can be replaced without touching the original."""
     # copy.copy shares the dictionary of submodules; replacing one would change the original too.
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
@@ -131,15 +134,18 @@ def left_padded(caches: Sequence[Any], counts: Sequence[int]) -> Any:
 
 
 def cache_tensor(cache: Any, index: int, name: str, caches: Sequence[Any]) -> Any:
+    """Keys or values of one member; no rows, in the shape of a filled member's, when it holds none."""
     if is_filled(cache, index):
         return getattr(cache.layers[index], name)
     return next(getattr(c.layers[index], name) for c in caches if is_filled(c, index))[:, :, :0]
 
 
 def is_filled(cache: Any, index: int) -> bool:
+    """True when the cache has been written at this layer."""
     return len(cache.layers) > index and cache.layers[index].is_initialized
 
 
 def pad_stack(tensors: Sequence[Any], width: int) -> Any:
+    """One batch of `[1, kv_head, position, head_dim]` tensors, zeros on the left up to width."""
     pad = torch.nn.functional.pad
     return torch.cat([pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in tensors])
