@@ -193,7 +193,8 @@ def test_claims_are_complete(backend):
     assert backend.describe().capabilities == CAPABILITIES
     assert backend.describe().libraries[0].digest.startswith("blake3:")
     assert backend.describe().context_max == 4096
-    assert [create_by_name(f"reference:{v.name}", {}).describe().variant for v in VARIANTS] == [v.name for v in VARIANTS]
+    names = [variant.name for variant in VARIANTS]
+    assert [create_by_name(f"reference:{name}", {}).describe().variant for name in names] == names
 
 
 @pytest.mark.requirement("I1")
