@@ -1,8 +1,8 @@
 """Geometry models: tiny networks with random weights, made from a seed on the spot, because bugs hide in geometry (G).
 
 Law: name and seed give the same bytes everywhere. The form is Hugging Face's as transformers 5 writes it, and every
-reader of that form can load it. The tokenizer is that of zg-tiny, so that all of them take the same token ids; the widths are
-chosen so that logits have a spread of about 5 and the best token stands out.
+reader of that form can load it. The tokenizer is that of zg-tiny, so that all of them take the same token ids; the
+widths are chosen so that logits have a spread of about 5 and the best token stands out.
 """
 
 import hashlib
@@ -62,22 +62,43 @@ GEOMETRIES: tuple[Geometry, ...] = (
     Geometry("qwen3-d128-kv2-gqa4-tied", "qwen3", 128, 2, 8, 2, 128, 192, True, "1000000.0"),
     Geometry("qwen3-d64-kv1-gqa7", "qwen3", 224, 3, 7, 1, 64, 192, False, "500000.0"),
 )
-"""kv_heads 1 and 2; head_dim 64, 80, 128; GQA 1, 4, 7; tied and not; bases besides 10,000; both scalings; biases; norms."""
+"""kv_heads 1 and 2; head_dim 64, 80, 128.
+
+GQA 1, 4, 7; tied and not; bases besides 10,000; both scalings; biases; norms.
+"""
 
 
 def geometry_config(geometry: Geometry) -> ModelConfig:
-    """The canonical configuration. llama3 scaling has Llama 3.1's factors with a context short enough to matter here."""
+    """The canonical configuration.
+
+    Llama3 scaling has Llama 3.1's factors with a context short enough to matter here.
+    """
     rope = RopeConfig(theta=Real(geometry.theta))
     if geometry.scaling == "linear":
         rope = RopeConfig(theta=Real(geometry.theta), scaling="linear", factor=Real("4.0"))
     elif geometry.scaling == "llama3":
-        rope = RopeConfig(theta=Real(geometry.theta), scaling="llama3", factor=Real("8.0"), low_freq_factor=Real("1.0"),
-                          high_freq_factor=Real("4.0"), original_context=256)
+        rope = RopeConfig(
+            theta=Real(geometry.theta),
+            scaling="llama3",
+            factor=Real("8.0"),
+            low_freq_factor=Real("1.0"),
+            high_freq_factor=Real("4.0"),
+            original_context=256,
+        )
     return ModelConfig(
-        family=geometry.family, hidden_size=geometry.hidden_size, layer_count=geometry.layer_count,
-        head_count=geometry.head_count, kv_head_count=geometry.kv_head_count, head_dim=geometry.head_dim,
-        ffn_size=geometry.ffn_size, vocab_size=VOCAB_SIZE, norm_eps=Real("1e-06"), rope=rope,
-        qkv_bias=geometry.family == "qwen2", qk_norm=geometry.family == "qwen3", context_length=CONTEXT_LENGTH,
+        family=geometry.family,
+        hidden_size=geometry.hidden_size,
+        layer_count=geometry.layer_count,
+        head_count=geometry.head_count,
+        kv_head_count=geometry.kv_head_count,
+        head_dim=geometry.head_dim,
+        ffn_size=geometry.ffn_size,
+        vocab_size=VOCAB_SIZE,
+        norm_eps=Real("1e-06"),
+        rope=rope,
+        qkv_bias=geometry.family == "qwen2",
+        qk_norm=geometry.family == "qwen3",
+        context_length=CONTEXT_LENGTH,
     )
 
 
@@ -94,13 +115,22 @@ def write_geometry(geometry: Geometry, seed: int, directory: Path) -> Path:
 def tokenizer_settings() -> dict[str, Any]:
     """tokenizer_config.json: start and end by name; nothing is added by itself."""
     added = {item["id"]: item["content"] for item in json.loads(TOKENIZER.read_text("utf-8"))["added_tokens"]}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": added[BOS], "eos_token": added[EOS],
-            "add_bos_token": False, "add_eos_token": False, "clean_up_tokenization_spaces": False,
-            "model_max_length": CONTEXT_LENGTH}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": added[BOS],
+        "eos_token": added[EOS],
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": CONTEXT_LENGTH,
+    }
 
 
 def random_tensors(geometry: Geometry, config: ModelConfig, seed: int) -> Iterator[tuple[str, str, NDArray[Any]]]:
-    """(name in the file, dtype, float32 values): each tensor from a generator keyed by name, so none disturbs another."""
+    """(name in the file, dtype, float32 values).
+
+    Each tensor from a generator keyed by name, so none disturbs another.
+    """
     for name, shape in expected_shapes(config).items():
         if name == "head" and geometry.tied_head:
             continue

@@ -12,6 +12,7 @@ from zeitgeist.models.bundle import open_bundle
 @pytest.mark.requirement("D4")
 def test_the_table_covers_what_the_suite_promises() -> None:
     """kv_heads 1 and 2, head_dim 64, 80, 128, GQA 1, 4, 7, ties, bases, both scalings, all three families."""
+
     def seen(name: str) -> set[object]:
         return {getattr(geometry, name) for geometry in GEOMETRIES}
 
@@ -23,9 +24,14 @@ def test_the_table_covers_what_the_suite_promises() -> None:
 
 @pytest.mark.requirement("D4")
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: geometry.name)
-def test_name_and_seed_decide_the_bytes_and_the_configuration_is_the_one_asked_for(geometry: Geometry, tmp_path: Path) -> None:
+def test_name_and_seed_decide_the_bytes_and_the_configuration_is_the_one_asked_for(
+    geometry: Geometry, tmp_path: Path
+) -> None:
     """Written twice: equal artifacts; another seed: another model; what is read back is what was meant."""
-    one, again, other = (open_bundle(write_geometry(geometry, seed, tmp_path / name / "m")) for name, seed in (("a", 5), ("b", 5), ("c", 6)))
+    one, again, other = (
+        open_bundle(write_geometry(geometry, seed, tmp_path / name / "m"))
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
     assert one.descriptor() == again.descriptor()
     assert one.descriptor().model != other.descriptor().model
     assert one.config == geometry_config(geometry) and one.tied_head == geometry.tied_head

@@ -19,7 +19,10 @@ from zeitgeist.models.to_mlx import write_mlx
 def test_every_geometry_keeps_its_digests_through_gguf_and_mlx(geometry: Geometry, tmp_path: Path) -> None:
     """Ties, biases, head norms, linear and llama3 scaling: the model digest, which covers them all, is equal."""
     parent = open_bundle(write_geometry(geometry, 3, tmp_path / "hf"))
-    for child in (open_bundle(write_gguf(parent, tmp_path / "m.gguf")), open_bundle(write_mlx(parent, tmp_path / "mlx"))):
+    for child in (
+        open_bundle(write_gguf(parent, tmp_path / "m.gguf")),
+        open_bundle(write_mlx(parent, tmp_path / "mlx")),
+    ):
         ours, theirs = parent.descriptor(), child.descriptor()
         assert (theirs.model, theirs.tokenizer, theirs.tied_head) == (ours.model, ours.tokenizer, ours.tied_head)
         assert np.array_equal(child.rope_factors(), parent.rope_factors())
@@ -27,7 +30,10 @@ def test_every_geometry_keeps_its_digests_through_gguf_and_mlx(geometry: Geometr
 
 @pytest.mark.requirement("R3")
 def test_the_hugging_face_reader_of_gguf_finds_the_same_numbers(zg_tiny: ModelBundle, forms: dict[str, Path]) -> None:
-    """The `gguf` package, which llama.cpp's authors keep, reads our file: q and k rows are interleaved, others as they were."""
+    """The `gguf` package, which llama.cpp's authors keep, reads our file.
+
+    Q and k rows are interleaved, others as they were.
+    """
     import gguf
 
     found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(forms["f32.gguf"]).tensors}
@@ -50,9 +56,13 @@ def test_what_a_form_cannot_say_is_refused(zg_tiny: ModelBundle, forms: dict[str
     """An unknown weight type; rows that are not whole blocks; an MLX directory from a GGUF; nothing is left behind."""
     odd = Geometry("odd", "llama", 72, 1, 2, 1, 36, 72, False, "10000.0")
     narrow = open_bundle(write_geometry(odd, 0, tmp_path / "odd"))
-    for attempt in (lambda: write_gguf(zg_tiny, tmp_path / "x.gguf", "q3_k"), lambda: write_gguf(narrow, tmp_path / "x.gguf", "q8_0"),
-                    lambda: write_mlx(narrow, tmp_path / "x", 4), lambda: write_mlx(zg_tiny, tmp_path / "x", 5),
-                    lambda: write_mlx(open_bundle(forms["f32.gguf"]), tmp_path / "x")):
+    for attempt in (
+        lambda: write_gguf(zg_tiny, tmp_path / "x.gguf", "q3_k"),
+        lambda: write_gguf(narrow, tmp_path / "x.gguf", "q8_0"),
+        lambda: write_mlx(narrow, tmp_path / "x", 4),
+        lambda: write_mlx(zg_tiny, tmp_path / "x", 5),
+        lambda: write_mlx(open_bundle(forms["f32.gguf"]), tmp_path / "x"),
+    ):
         with pytest.raises(ZeitgeistError) as caught:
             attempt()
         assert caught.value.id == "zg/model/cannot-express"

@@ -92,7 +92,9 @@ class Trap:
 
 
 @pytest.mark.requirement("R3")
-def test_an_npz_with_a_pickle_inside_is_refused_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_npz_with_a_pickle_inside_is_refused_and_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An object array whose unpickling would make a directory."""
     monkeypatch.setenv("ZG_TRAP", str(tmp_path / "sprung"))
     directory = copied(tmp_path / "m")
@@ -111,7 +113,12 @@ def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
     path = directory / "weights.npz"
     np.savez(path, **arrays)
     whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], whole[:1000] + b"\xff" * 60 + whole[1060:], b"PK\x03\x04" + b"\0" * 50):
+    for damaged in (
+        b"",
+        whole[: len(whole) // 2],
+        whole[:1000] + b"\xff" * 60 + whole[1060:],
+        b"PK\x03\x04" + b"\0" * 50,
+    ):
         path.write_bytes(damaged)
         refused(directory)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -123,8 +130,22 @@ def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("R3")
-@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pth", "model.ckpt", "m.pkl", "model.onnx", "model.ts", "model.h5",
-                                  "model.torchscript", "model.txt", "model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.bin",
+        "model.pt",
+        "model.pth",
+        "model.ckpt",
+        "m.pkl",
+        "model.onnx",
+        "model.ts",
+        "model.h5",
+        "model.torchscript",
+        "model.txt",
+        "model",
+    ],
+)
 def test_a_form_that_can_hold_code_is_refused_by_name_and_never_opened(tmp_path: Path, name: str) -> None:
     """As a path, also when nobody may read it; as the only weights of a directory by the file's name."""
     path = tmp_path / name
@@ -176,12 +197,20 @@ def with_integers(tensors: dict[str, Any]) -> None:
 
 
 @pytest.mark.requirement("R3")
-@pytest.mark.parametrize("change, id, field", [
-    (without_norm, "tensor-missing", "norm"), (with_bias, "tensor-unexpected", "up_proj.bias"),
-    (with_a_seventh_layer, "tensor-unexpected", "layers.6"), (with_a_narrow_matrix, "bad-shape", "layers.2.up"),
-    (with_a_matrix_on_its_side, "bad-shape", "layers.2.up"), (with_integers, "bad-shape", "model.norm.weight"),
-])
-def test_weights_that_are_not_those_of_the_configuration_are_refused(tmp_path: Path, change: Any, id: str, field: str) -> None:
+@pytest.mark.parametrize(
+    "change, id, field",
+    [
+        (without_norm, "tensor-missing", "norm"),
+        (with_bias, "tensor-unexpected", "up_proj.bias"),
+        (with_a_seventh_layer, "tensor-unexpected", "layers.6"),
+        (with_a_narrow_matrix, "bad-shape", "layers.2.up"),
+        (with_a_matrix_on_its_side, "bad-shape", "layers.2.up"),
+        (with_integers, "bad-shape", "model.norm.weight"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused(
+    tmp_path: Path, change: Any, id: str, field: str
+) -> None:
     """Missing, foreign, misshapen and mistyped tensors, by name, when the model is opened."""
     directory = copied(tmp_path / "m")
     tensors = tensors_of(directory)
@@ -210,6 +239,7 @@ def test_a_head_said_to_be_tied_must_be_the_embedding_or_absent(tmp_path: Path) 
 @pytest.mark.requirement("R3")
 def test_mlx_groups_must_fit_each_other(forms: dict[str, Path], tmp_path: Path) -> None:
     """Scales of another shape, missing biases, an unknown mode, an unknown number of bits."""
+
     def broken(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> ZeitgeistError:
         directory = tmp_path / f"m{len(list(tmp_path.iterdir()))}"
         shutil.copytree(forms["mlx-4bit"], directory)

@@ -19,7 +19,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     from certify.geometry import GEOMETRIES, write_geometry
 
     directory = tmp_path_factory.mktemp("small")
-    return write_gguf(open_bundle(write_geometry(GEOMETRIES[3], 0, directory / "m")), directory / "m.gguf", "q4_1").read_bytes()
+    return write_gguf(
+        open_bundle(write_geometry(GEOMETRIES[3], 0, directory / "m")), directory / "m.gguf", "q4_1"
+    ).read_bytes()
 
 
 def text(value: str) -> bytes:
@@ -37,8 +39,15 @@ def tensor(name: str = "t", sizes: tuple[int, ...] = (4,), kind: int = 0, offset
     return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
 
 
-def image(tensors: bytes = b"", tensor_count: int = 0, entries: bytes = b"", entry_count: int = 0, data: bytes = b"",
-          magic: bytes = b"GGUF", version: int = 3) -> bytes:
+def image(
+    tensors: bytes = b"",
+    tensor_count: int = 0,
+    entries: bytes = b"",
+    entry_count: int = 0,
+    data: bytes = b"",
+    magic: bytes = b"GGUF",
+    version: int = 3,
+) -> bytes:
     """A file put together by hand; data begins at a multiple of 32."""
     head = magic + struct.pack("<IQQ", version, tensor_count, entry_count) + entries + tensors
     return head + b"\0" * (-len(head) % 32) + data
@@ -62,9 +71,18 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "array count": (image(entries=entry("a", 9, struct.pack("<IQ", 4, BIG)), entry_count=1), "a"),
     "array of texts count": (image(entries=entry("a", 9, struct.pack("<IQ", 8, BIG)), entry_count=1), "a"),
     "array of arrays": (image(entries=entry("a", 9, struct.pack("<IQ", 9, 1) + b"\0" * 32), entry_count=1), "a"),
-    "alignment 0": (image(entries=entry("general.alignment", 4, struct.pack("<I", 0)), entry_count=1), "general.alignment"),
-    "alignment 33": (image(entries=entry("general.alignment", 4, struct.pack("<I", 33)), entry_count=1), "general.alignment"),
-    "alignment 2^31": (image(entries=entry("general.alignment", 4, struct.pack("<I", 1 << 31)), entry_count=1), "general.alignment"),
+    "alignment 0": (
+        image(entries=entry("general.alignment", 4, struct.pack("<I", 0)), entry_count=1),
+        "general.alignment",
+    ),
+    "alignment 33": (
+        image(entries=entry("general.alignment", 4, struct.pack("<I", 33)), entry_count=1),
+        "general.alignment",
+    ),
+    "alignment 2^31": (
+        image(entries=entry("general.alignment", 4, struct.pack("<I", 1 << 31)), entry_count=1),
+        "general.alignment",
+    ),
     "tensor name too long": (image(tensor("n" * 65), 1, data=b"\0" * 32), "tensor name 0"),
     "no axes": (image(tensor(sizes=()), 1, data=b"\0" * 32), "t.axes"),
     "five axes": (image(tensor(sizes=(1, 1, 1, 1, 4)), 1, data=b"\0" * 32), "t.axes"),
@@ -78,8 +96,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "offset unaligned": (image(tensor("a") + tensor("b", offset=16), 2, data=b"\0" * 64), "b.offset"),
     "name twice": (image(tensor("a") + tensor("a", offset=32), 2, data=b"\0" * 64), "a"),
     "data cut": (image(tensor(sizes=(40,)), 1, data=b"\0" * 32), "t.shape"),
-    "data cut by one": (image(entries=entry("pad", 8, text("p" * 200)), entry_count=1, tensors=tensor(sizes=(16,)), tensor_count=1,
-                              data=b"\0" * 63), "data"),
+    "data cut by one": (
+        image(
+            entries=entry("pad", 8, text("p" * 200)),
+            entry_count=1,
+            tensors=tensor(sizes=(16,)),
+            tensor_count=1,
+            data=b"\0" * 63,
+        ),
+        "data",
+    ),
     "trailing bytes": (image(tensor(), 1, data=b"\0" * 33), "data"),
 }
 
@@ -101,8 +127,15 @@ def test_a_hostile_header_is_refused_with_its_field(tmp_path: Path, case: str) -
 def test_the_hand_made_image_is_read_when_nothing_is_wrong_with_it(tmp_path: Path) -> None:
     """The negative cases above differ from this file in one thing each, so they fail for their own reason."""
     path = tmp_path / "good.gguf"
-    path.write_bytes(image(tensor("a") + tensor("b", sizes=(32, 2), kind=8, offset=32), 2, entry("k", 8, text("v")), 1,
-                           b"\0\0\x80\x3f" * 8 + b"\0" * 68))
+    path.write_bytes(
+        image(
+            tensor("a") + tensor("b", sizes=(32, 2), kind=8, offset=32),
+            2,
+            entry("k", 8, text("v")),
+            1,
+            b"\0\0\x80\x3f" * 8 + b"\0" * 68,
+        )
+    )
     file = open_gguf(path)
     assert file.metadata == {"k": "v"}
     assert file.tensor("a")[1].tolist() == [1.0] * 4 and file.tensor("b")[0] == "ggml_q8_0"

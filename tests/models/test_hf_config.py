@@ -31,22 +31,55 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "gelu": ({"hidden_act": "gelu"}, "unsupported", "hidden_act"),
     "sliding window": ({"sliding_window": 512}, "unsupported", "sliding_window"),
     "sliding layers": ({"layer_types": ["full_attention", "sliding_attention"]}, "unsupported", "layer_types"),
-    "sliding window of qwen": ({"model_type": "qwen2", "architectures": None, "use_sliding_window": True}, "unsupported", "use_sliding_window"),
+    "sliding window of qwen": (
+        {"model_type": "qwen2", "architectures": None, "use_sliding_window": True},
+        "unsupported",
+        "use_sliding_window",
+    ),
     "experts": ({"num_local_experts": 8}, "unsupported", "num_local_experts"),
     "partial rotary": ({"partial_rotary_factor": 0.5}, "unsupported", "partial_rotary_factor"),
     "gptq": ({"quantization_config": {"quant_method": "gptq"}}, "unsupported", "quantization_config"),
     "yarn": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "unsupported", "rope_type"),
-    "dynamic, older spelling": ({"rope_parameters": ..., "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "unsupported", "rope_type"),
-    "unknown rope field": ({"rope_parameters": {"rope_theta": 1e4, "attention_factor": 2.0}}, "unsupported", "attention_factor"),
-    "rope for each layer type": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "unsupported", "full_attention"),
+    "dynamic, older spelling": (
+        {"rope_parameters": ..., "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        "unsupported",
+        "rope_type",
+    ),
+    "unknown rope field": (
+        {"rope_parameters": {"rope_theta": 1e4, "attention_factor": 2.0}},
+        "unsupported",
+        "attention_factor",
+    ),
+    "rope for each layer type": (
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+        "unsupported",
+        "full_attention",
+    ),
     "contradicting bases": ({"rope_theta": 500000.0}, "bad-config", "rope_theta"),
     "contradicting scalings": ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "bad-config", "rope_scaling"),
-    "no base for qwen": ({"model_type": "qwen3", "architectures": None, "rope_parameters": ...}, "bad-config", "rope_theta"),
+    "no base for qwen": (
+        {"model_type": "qwen3", "architectures": None, "rope_parameters": ...},
+        "bad-config",
+        "rope_theta",
+    ),
     "base 0": ({"rope_parameters": {"rope_theta": 0}}, "bad-config", "rope_theta"),
-    "llama3 without context": ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3,
-                                                    "original_max_position_embeddings": None}}, "bad-config", "original_max"),
-    "llama3 upside down": ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3, "low_freq_factor": 4.0}},
-                           "bad-config", "high_freq_factor"),
+    "llama3 without context": (
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                **LLAMA3,
+                "original_max_position_embeddings": None,
+            }
+        },
+        "bad-config",
+        "original_max",
+    ),
+    "llama3 upside down": (
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3, "low_freq_factor": 4.0}},
+        "bad-config",
+        "high_freq_factor",
+    ),
     "kv heads that do not divide": ({"num_key_value_heads": 3}, "bad-config", "kv_head_count"),
     "odd head_dim": ({"head_dim": 33}, "bad-config", "head_dim"),
     "size as text": ({"hidden_size": "128"}, "bad-config", "hidden_size"),
@@ -70,20 +103,37 @@ def test_what_we_do_not_know_is_refused_by_name(case: str) -> None:
 
 
 @pytest.mark.requirement("R3")
-@pytest.mark.parametrize("rope, wanted", [
-    ({}, RopeConfig(theta=Real("10000.0"))),
-    ({"rope_theta": 500000}, RopeConfig(theta=Real("500000.0"))),
-    ({"rope_theta": 1e6, "rope_scaling": None}, RopeConfig(theta=Real("1000000.0"))),
-    ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4}}, RopeConfig(theta=Real("10000.0"), scaling="linear", factor=Real("4.0"))),
-    ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
-     RopeConfig(theta=Real("500000.0"), scaling="llama3", factor=Real("8.0"), low_freq_factor=Real("1.0"),
-                high_freq_factor=Real("4.0"), original_context=8192)),
-])
+@pytest.mark.parametrize(
+    "rope, wanted",
+    [
+        ({}, RopeConfig(theta=Real("10000.0"))),
+        ({"rope_theta": 500000}, RopeConfig(theta=Real("500000.0"))),
+        ({"rope_theta": 1e6, "rope_scaling": None}, RopeConfig(theta=Real("1000000.0"))),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4}},
+            RopeConfig(theta=Real("10000.0"), scaling="linear", factor=Real("4.0")),
+        ),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+            RopeConfig(
+                theta=Real("500000.0"),
+                scaling="llama3",
+                factor=Real("8.0"),
+                low_freq_factor=Real("1.0"),
+                high_freq_factor=Real("4.0"),
+                original_context=8192,
+            ),
+        ),
+    ],
+)
 def test_the_older_spelling_of_the_rope_means_the_same(rope: dict[str, Any], wanted: RopeConfig) -> None:
     """rope_theta and rope_scaling at the top, and inside rope_parameters."""
     scaling = rope.get("rope_scaling") or {}
-    newer = {"rope_theta": rope.get("rope_theta", 10000.0), **{key: value for key, value in scaling.items() if key != "type"},
-             "rope_type": scaling.get("rope_type") or scaling.get("type") or "default"}
+    newer = {
+        "rope_theta": rope.get("rope_theta", 10000.0),
+        **{key: value for key, value in scaling.items() if key != "type"},
+        "rope_type": scaling.get("rope_type") or scaling.get("type") or "default",
+    }
     assert read_config(fields(rope_parameters=..., **rope))[0].rope == wanted
     assert read_config(fields(rope_parameters=newer))[0].rope == wanted
 

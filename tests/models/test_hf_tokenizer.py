@@ -33,10 +33,18 @@ SPLIT = {"type": "Sequence", "pretokenizers": []}
 REFUSED: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "normaliser": (set_part("normalizer", {"type": "NFC"}), "unknown-tokenizer", "normalizer"),
     "another splitter": (set_part("pre_tokenizer", SPLIT), "unknown-tokenizer", "pre_tokenizer"),
-    "a blank before": (set_part("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}), "unknown-tokenizer", "pre_tokenizer"),
+    "a blank before": (
+        set_part("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}),
+        "unknown-tokenizer",
+        "pre_tokenizer",
+    ),
     "no splitter": (set_part("pre_tokenizer", None), "bad-config", "pre_tokenizer"),
     "another decoder": (set_part("decoder", {"type": "WordPiece"}), "unknown-tokenizer", "decoder"),
-    "tokens added around": (set_part("post_processor", {"type": "TemplateProcessing"}), "unknown-tokenizer", "post_processor"),
+    "tokens added around": (
+        set_part("post_processor", {"type": "TemplateProcessing"}),
+        "unknown-tokenizer",
+        "post_processor",
+    ),
     "another model": (set_model("type", "Unigram"), "unknown-tokenizer", "model.type"),
     "dropout": (set_model("dropout", 0.1), "unknown-tokenizer", "dropout"),
     "bytes as fallback": (set_model("byte_fallback", True), "unknown-tokenizer", "byte_fallback"),

@@ -27,7 +27,10 @@ def edited(directory: Path, file: str, change: object) -> ModelBundle:
 @pytest.mark.requirement("A3")
 @pytest.mark.parametrize("form", ["f32.gguf", "mlx-f32"])
 def test_one_model_has_one_digest_in_every_form(zg_tiny: ModelBundle, forms: dict[str, Path], form: str) -> None:
-    """Hugging Face, GGUF F32 (rows permuted) and MLX: model, tokenizer, vocabulary and configuration equal; artifact not."""
+    """Hugging Face, GGUF F32 (rows permuted) and MLX.
+
+    Model, tokenizer, vocabulary and configuration equal; artifact not.
+    """
     ours, theirs = zg_tiny.descriptor(), open_bundle(forms[form]).descriptor()
     assert (theirs.model, theirs.tokenizer, theirs.vocabulary) == (ours.model, ours.tokenizer, ours.vocabulary)
     assert theirs.config == ours.config and theirs.artifact != ours.artifact
@@ -36,7 +39,8 @@ def test_one_model_has_one_digest_in_every_form(zg_tiny: ModelBundle, forms: dic
 @pytest.mark.requirement("A3")
 @pytest.mark.parametrize("form", ["f16.gguf", "q8_0.gguf", "q4_0.gguf", "q4_1.gguf", "mlx-8bit", "mlx-4bit"])
 def test_a_rounded_or_quantised_form_is_another_model_with_the_same_tokenizer(
-        zg_tiny: ModelBundle, forms: dict[str, Path], form: str) -> None:
+    zg_tiny: ModelBundle, forms: dict[str, Path], form: str
+) -> None:
     """Its numbers are other numbers, so cache exchange is not allowed by identity alone."""
     ours, theirs = zg_tiny.descriptor(), open_bundle(forms[form]).descriptor()
     assert theirs.model != ours.model and theirs.tokenizer == ours.tokenizer
@@ -63,9 +67,17 @@ def test_one_bit_of_one_weight_changes_the_model_and_nothing_else(zg_tiny: Model
 
 
 @pytest.mark.requirement("A3")
-@pytest.mark.parametrize("name, value", [("rms_norm_eps", 1e-6), ("rope_parameters", {"rope_theta": 20000.0, "rope_type": "default"}),
-                                         ("rope_parameters", {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0})])
-def test_a_constant_that_changes_numbers_changes_the_model(zg_tiny: ModelBundle, tmp_path: Path, name: str, value: object) -> None:
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("rms_norm_eps", 1e-6),
+        ("rope_parameters", {"rope_theta": 20000.0, "rope_type": "default"}),
+        ("rope_parameters", {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}),
+    ],
+)
+def test_a_constant_that_changes_numbers_changes_the_model(
+    zg_tiny: ModelBundle, tmp_path: Path, name: str, value: object
+) -> None:
     """Norm epsilon, rotary base, rotary scaling."""
     other = edited(tmp_path / "m", "config.json", lambda fields: fields.update({name: value}))
     assert other.descriptor().model != zg_tiny.descriptor().model
@@ -74,6 +86,7 @@ def test_a_constant_that_changes_numbers_changes_the_model(zg_tiny: ModelBundle,
 @pytest.mark.requirement("A3")
 def test_a_constant_that_changes_no_number_does_not_change_the_model(zg_tiny: ModelBundle, tmp_path: Path) -> None:
     """The stated context length, the older spelling of the rope, and an epsilon with more digits than float32 has."""
+
     def change(fields: dict[str, object]) -> None:
         fields.pop("rope_parameters")
         fields.update(rope_theta=10000, rope_scaling=None, max_position_embeddings=512, rms_norm_eps=9.99999999e-06)
@@ -82,8 +95,11 @@ def test_a_constant_that_changes_no_number_does_not_change_the_model(zg_tiny: Mo
 
 
 @pytest.mark.requirement("A3")
-def test_merges_template_and_specials_change_the_tokenizer_but_not_the_vocabulary(zg_tiny: ModelBundle, tmp_path: Path) -> None:
+def test_merges_template_and_specials_change_the_tokenizer_but_not_the_vocabulary(
+    zg_tiny: ModelBundle, tmp_path: Path
+) -> None:
     """Two merges swapped in rank; another chat template; a special token that is no longer special."""
+
     def swap(fields: dict[str, dict[str, list[object]]]) -> None:
         merges = fields["model"]["merges"]
         merges[0], merges[1] = merges[1], merges[0]
@@ -107,8 +123,16 @@ def test_a_weight_that_is_not_finite_has_no_identity(tmp_path: Path, value: floa
     path = tmp_path / "m" / "model.safetensors"
     file = open_safetensors(path)
     tensors = [(name, *file.tensor(name)) for name in file.names()]
-    tensors = [(name, dtype, np.where(np.arange(data.size) == 3, np.float32(value), data.ravel()).reshape(data.shape)
-                if name == "model.norm.weight" else data) for name, dtype, data in tensors]
+    tensors = [
+        (
+            name,
+            dtype,
+            np.where(np.arange(data.size) == 3, np.float32(value), data.ravel()).reshape(data.shape)
+            if name == "model.norm.weight"
+            else data,
+        )
+        for name, dtype, data in tensors
+    ]
     path.write_bytes(pack(tensors, {"format": "pt"}))
     with pytest.raises(ZeitgeistError) as caught:
         open_bundle(tmp_path / "m").descriptor()
@@ -120,6 +144,6 @@ def test_the_merkle_root_depends_on_every_leaf_and_on_their_order() -> None:
     """1 to 9 leaves: change one, swap two, drop one: always another root."""
     for count in range(1, 10):
         leaves = [bytes([index]) * 32 for index in range(count)]
-        others = [leaves[:index] + [b"\xff" * 32] + leaves[index + 1:] for index in range(count)]
+        others = [[*leaves[:index], b"\xff" * 32, *leaves[index + 1 :]] for index in range(count)]
         others += [leaves[:-1], leaves[::-1]] if count > 1 else []
         assert len({merkle_root(other) for other in [leaves, *others]}) == len(others) + 1

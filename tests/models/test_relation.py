@@ -14,9 +14,16 @@ from zeitgeist.models.opened import OpenedModel
 from zeitgeist.models.relation import relation
 from zeitgeist.models.to_gguf import write_gguf
 
-KINDS = {"f32.gguf": ("exact", "f32"), "mlx-f32": ("exact", "f32"), "f16.gguf": ("rounded", "f16"),
-         "q8_0.gguf": ("quantised", "ggml_q8_0"), "q4_0.gguf": ("quantised", "ggml_q4_0"), "q4_1.gguf": ("quantised", "ggml_q4_1"),
-         "mlx-8bit": ("quantised", "mlx_affine_8_32"), "mlx-4bit": ("quantised", "mlx_affine_4_32")}
+KINDS = {
+    "f32.gguf": ("exact", "f32"),
+    "mlx-f32": ("exact", "f32"),
+    "f16.gguf": ("rounded", "f16"),
+    "q8_0.gguf": ("quantised", "ggml_q8_0"),
+    "q4_0.gguf": ("quantised", "ggml_q4_0"),
+    "q4_1.gguf": ("quantised", "ggml_q4_1"),
+    "mlx-8bit": ("quantised", "mlx_affine_8_32"),
+    "mlx-4bit": ("quantised", "mlx_affine_4_32"),
+}
 
 
 @pytest.mark.requirement("A3")
@@ -30,7 +37,7 @@ def test_every_form_is_proven_to_come_from_its_parent(zg_tiny: ModelBundle, form
 
 
 class Nudged:
-    """The source of a model with one number moved by a share of its block's bound, or by 1e-6 where nothing is quantised."""
+    """The source of a model with one number moved by a share of its block's bound, or by 1e-6."""
 
     def __init__(self, model: OpenedModel, name: str, share: float) -> None:
         self.inner, self.name, self.share = model.source, name, share
@@ -48,7 +55,9 @@ class Nudged:
 @pytest.mark.requirement("A3")
 @pytest.mark.requirement("C4")
 @pytest.mark.parametrize("form", [form for form, (kind, _) in KINDS.items() if kind != "exact"])
-def test_one_number_outside_its_bound_is_no_longer_proven(zg_tiny: ModelBundle, forms: dict[str, Path], form: str) -> None:
+def test_one_number_outside_its_bound_is_no_longer_proven(
+    zg_tiny: ModelBundle, forms: dict[str, Path], form: str
+) -> None:
     """Two bounds away in one of 1.3 M numbers: only claimed by its name, and unrelated under another name."""
     child = cast("OpenedModel", open_bundle(forms[form]))
     for name, kind in (("zg-tiny", "claimed"), ("zg-tiny-mlx", "claimed"), ("somebody", "unrelated")):
@@ -70,12 +79,16 @@ def test_a_model_of_the_same_shape_and_another_seed_is_unrelated(tmp_path: Path)
 
 @pytest.mark.requirement("C4")
 def test_the_block_bounds_hold_for_honest_quantisers_and_are_not_loose() -> None:
-    """Blocks of four sizes, offsets and with outliers; the largest error reaches at least 90 % of the bound of each schema."""
+    """Blocks of four sizes, offsets and with outliers.
+
+    The largest error reaches at least 90 % of the bound of each schema.
+    """
     from zeitgeist.convert.quantise import affine_dequantise, affine_quantise, dequantise, quantise
 
     noise = np.random.default_rng(7)
-    rows = np.concatenate([noise.standard_normal((400, 256)) * 10.0**power + offset
-                           for power in (-3, 0, 2) for offset in (0, 1, -3)]).astype(np.float32)
+    rows = np.concatenate(
+        [noise.standard_normal((400, 256)) * 10.0**power + offset for power in (-3, 0, 2) for offset in (0, 1, -3)]
+    ).astype(np.float32)
     rows[::7, 5] *= 20
     for schema in ("ggml_q8_0", "ggml_q4_0", "ggml_q4_1"):
         packed = quantise(rows, schema)

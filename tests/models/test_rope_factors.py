@@ -9,8 +9,14 @@ from zeitgeist.core.descriptors.model import RopeConfig
 from zeitgeist.core.ids import Real
 from zeitgeist.models.rope_factors import rope_factors
 
-LLAMA31 = RopeConfig(theta=Real("500000.0"), scaling="llama3", factor=Real("8.0"), low_freq_factor=Real("1.0"),
-                     high_freq_factor=Real("4.0"), original_context=8192)
+LLAMA31 = RopeConfig(
+    theta=Real("500000.0"),
+    scaling="llama3",
+    factor=Real("8.0"),
+    low_freq_factor=Real("1.0"),
+    high_freq_factor=Real("4.0"),
+    original_context=8192,
+)
 
 
 @pytest.mark.requirement("A3")
@@ -38,14 +44,21 @@ def test_llama3_divisors_are_those_of_the_published_loop() -> None:
 def test_llama3_divisors_are_those_of_transformers() -> None:
     """Inverse frequencies of transformers, which computes them in float32.
 
-    Tolerance: rounding the power's exponent, up to ln 500000 = 13.1, to float32 moves the result by 13.1 * 2^-24; twice that.
+    Tolerance: rounding the power's exponent, up to ln 500000 = 13.1, to float32 moves the result by 13.1 * 2^-24;
+    twice that.
     """
     pytest.importorskip("transformers")
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192}
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     config = LlamaConfig(hidden_size=256, num_attention_heads=4, head_dim=64, rope_parameters=rope)
     inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     ours = 500000.0 ** -(np.arange(32) / 32) / rope_factors(LLAMA31, 64)
@@ -56,4 +69,8 @@ def test_llama3_divisors_are_those_of_transformers() -> None:
 def test_unscaled_and_linear_divisors_are_constant() -> None:
     """Ones, and the factor."""
     assert rope_factors(RopeConfig(theta=Real("10000.0")), 6).tolist() == [1, 1, 1]
-    assert rope_factors(RopeConfig(theta=Real("10000.0"), scaling="linear", factor=Real("4.0")), 6).tolist() == [4, 4, 4]
+    assert rope_factors(RopeConfig(theta=Real("10000.0"), scaling="linear", factor=Real("4.0")), 6).tolist() == [
+        4,
+        4,
+        4,
+    ]

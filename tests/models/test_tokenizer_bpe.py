@@ -19,12 +19,36 @@ from zeitgeist.models.pretokenise import gpt2_pieces
 ASSIGNED = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")]
 """Characters that this Python's Unicode tables know: of others two tables may differ."""
 
-FREQUENT = [*"    \n\n\r\t'''abcdefstreIlLvmd0123456789.,!?-_ \u00a0\u3000\u2028é½Ⅷ²中あ한🙂\u200d\u0301", "\r\n", "   ", "'ll", "'ve",
-            "’s", "👩‍👩‍👧", "<|bos|>", "\x1c", "\x85"]
+FREQUENT = [
+    *"    \n\n\r\t'''abcdefstreIlLvmd0123456789.,!?-_ \u00a0\u3000\u2028é½Ⅷ²中あ한🙂\u200d\u0301",
+    "\r\n",
+    "   ",
+    "'ll",
+    "'ve",
+    "’s",
+    "👩‍👩‍👧",
+    "<|bos|>",
+    "\x1c",
+    "\x85",
+]
 
-TEXTS = [PROBE_TEXT, "", " ", "\n", "a" * 5000, " " * 5000, "\r\n" * 300, "don't you'LL we've 's 't", "x  y   z\t\t\tq \n \n  r",
-         "naïve Straße ΑΒΓ привет שלום مرحبا नमस्ते 你好 こんにちは 안녕", "🙂🙂🏽👨‍👩‍👧‍👦🇩🇪", "e\u0301\u0327 \u200b\ufeff\u00ad", "１２３ ½ ² Ⅷ ३",
-         "a\x00b\x1cc\x7fd\x85e", "\U0010ffff\ue000"]
+TEXTS = [
+    PROBE_TEXT,
+    "",
+    " ",
+    "\n",
+    "a" * 5000,
+    " " * 5000,
+    "\r\n" * 300,
+    "don't you'LL we've 's 't",
+    "x  y   z\t\t\tq \n \n  r",
+    "naïve Straße ΑΒΓ привет שלום مرحبا नमस्ते 你好 こんにちは 안녕",
+    "🙂🙂🏽👨‍👩‍👧‍👦🇩🇪",
+    "e\u0301\u0327 \u200b\ufeff\u00ad",
+    "１２３ ½ ² Ⅷ ३",
+    "a\x00b\x1cc\x7fd\x85e",
+    "\U0010ffff\ue000",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +77,9 @@ def test_thousands_of_random_texts_get_the_ids_of_the_tokenizers_library(zg_tiny
     chance = random.Random(2026)
     for _ in range(5000):
         pool = FREQUENT if chance.random() < 0.7 else ASSIGNED
-        text = "".join(chance.choice(pool if chance.random() < 0.8 else FREQUENT) for _ in range(chance.randrange(1, 40)))
+        text = "".join(
+            chance.choice(pool if chance.random() < 0.8 else FREQUENT) for _ in range(chance.randrange(1, 40))
+        )
         assert zg_tiny.tokenizer.encode(text, specials=True) == library_ids(library, text), repr(text)
 
 
@@ -84,6 +110,7 @@ def test_special_texts_become_tokens_only_when_asked(zg_tiny: ModelBundle) -> No
 @pytest.mark.requirement("A3")
 def test_a_hostile_run_of_blanks_takes_no_quadratic_time(zg_tiny: ModelBundle) -> None:
     """Twice the text may take little more than twice the work; counted in processor time, with a wide margin."""
+
     def cost(count: int) -> float:
         start = time.process_time()
         zg_tiny.tokenizer.encode("ab" * count)

@@ -1,7 +1,7 @@
 """How far a quantised weight may lie from its parent: a bound for each block, from what the quantiser does (C4, A3).
 
-Law: the bounds state the largest distance that an honest quantiser can produce; beyond it the file is not made from that
-parent. They use what the file stores, so they need no trust in how it was made.
+Law: the bounds state the largest distance that an honest quantiser can produce; beyond it the file is not made from
+that parent. They use what the file stores, so they need no trust in how it was made.
 """
 
 import numpy as np
@@ -31,13 +31,17 @@ def error_bound_ggml(schema: str, rows: NDArray[np.uint8]) -> NDArray[np.float32
         return heads * np.float32(1.01 + 8 * HALF_ULP_F16) + np.float32(9 * SUBNORMAL_F16)
     if schema == "ggml_q4_1":
         step, minimum = heads[:, 0::2], heads[:, 1::2]
-        return (step * np.float32(0.51 + 15 * HALF_ULP_F16) + minimum * np.float32(1.01 * HALF_ULP_F16)
-                + np.float32(17 * SUBNORMAL_F16))
+        return (
+            step * np.float32(0.51 + 15 * HALF_ULP_F16)
+            + minimum * np.float32(1.01 * HALF_ULP_F16)
+            + np.float32(17 * SUBNORMAL_F16)
+        )
     raise AssertionError(f"no bound is known for {schema}")
 
 
-def error_bound_affine(scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int,
-                       dtype: str) -> NDArray[np.float32]:
+def error_bound_affine(
+    scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int, dtype: str
+) -> NDArray[np.float32]:
     """float32 [out, groups]: no parent value may lie farther away. dtype: that of scales and biases as stored.
 
     MLX moves the edge of larger magnitude onto a level, which stretches or shrinks the step by up to half a level over

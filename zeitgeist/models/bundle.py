@@ -1,8 +1,9 @@
 """A model on disk, in any form, seen as canonical configuration, canonical tensors and tokenizer (A3, R3).
 
-Canonical tensor names: `embed`, `layers.<i>.{attn_norm,q,k,v,o,q_bias,k_bias,v_bias,q_norm,k_norm,ffn_norm,gate,up,down}`,
-`norm`, `head`. Matrices are `[out, in]`; q and k rows are in half-split rotary order whatever the file holds; a tied
-head is given as the embedding. Nothing is executed: pickle, remote code and unknown architectures are refused.
+Canonical tensor names: `embed`,
+`layers.<i>.{attn_norm,q,k,v,o,q_bias,k_bias,v_bias,q_norm,k_norm,ffn_norm,gate,up,down}`, `norm`, `head`. Matrices are
+`[out, in]`; q and k rows are in half-split rotary order whatever the file holds; a tied head is given as the
+embedding. Nothing is executed: pickle, remote code and unknown architectures are refused.
 """
 
 from collections.abc import Sequence
@@ -80,7 +81,10 @@ class ModelBundle(Protocol):
         ...
 
     def block_bound(self, name: str) -> NDArray[np.float32] | None:
-        """Quantised: largest distance of a value from its parent, [out, blocks], canonical rows; None when not quantised."""
+        """Quantised: largest distance of a value from its parent, [out, blocks], canonical rows.
+
+        None when not quantised.
+        """
         ...
 
     def raw(self, name: str) -> tuple[str, NDArray[Any]]:
@@ -92,12 +96,26 @@ class ModelBundle(Protocol):
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy")
-PROGRAMS = (".onnx", ".torchscript", ".ts", ".h5", ".keras", ".pb", ".tflite", ".mlmodel", ".mlpackage", ".ggml", ".llamafile", ".zip")
+PROGRAMS = (
+    ".onnx",
+    ".torchscript",
+    ".ts",
+    ".h5",
+    ".keras",
+    ".pb",
+    ".tflite",
+    ".mlmodel",
+    ".mlpackage",
+    ".ggml",
+    ".llamafile",
+    ".zip",
+)
 READ = "a directory (Hugging Face, MLX), .gguf, or .safetensors or .npz beside its config.json"
 
 
 def open_bundle(path: Path) -> ModelBundle:
-    """Open a directory (Hugging Face, MLX), a `.gguf`, a `.safetensors` or `.npz` beside its config; refuse anything else by name.
+    """Open a directory (Hugging Face, MLX), a `.gguf`, a `.safetensors` or `.npz` beside its config; refuse anything
+    else by name.
 
     Errors: `zg/model/not-found`, `zg/model/refused-format` (never opened), and those of the form's reader.
     """
@@ -121,7 +139,11 @@ def open_bundle(path: Path) -> ModelBundle:
 def refuse_directory_without_weights(path: Path) -> None:
     """A directory whose only weights are pickles or programs is refused by the name of one of them."""
     names = sorted(entry.name for entry in path.iterdir())
-    readable = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json")) or name == "weights.npz"]
+    readable = [
+        name for name in names if name.endswith((".safetensors", ".safetensors.index.json")) or name == "weights.npz"
+    ]
     refused = [name for name in names if name.lower().endswith((*PICKLES, *PROGRAMS))]
     if refused and not readable:
-        raise refuse("zg/model/refused-format", f"{path.name}: {refused[0]}", "weights in a form that can hold code", READ)
+        raise refuse(
+            "zg/model/refused-format", f"{path.name}: {refused[0]}", "weights in a form that can hold code", READ
+        )

@@ -17,7 +17,10 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, ffn = config.hidden_size, config.ffn_size
     q_size, kv_size = config.head_count * config.head_dim, config.kv_head_count * config.head_dim
     layer: dict[str, tuple[int, ...]] = {
-        "attn_norm": (hidden,), "q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden),
+        "attn_norm": (hidden,),
+        "q": (q_size, hidden),
+        "k": (kv_size, hidden),
+        "v": (kv_size, hidden),
         "o": (hidden, q_size),
     }
     if config.qkv_bias:

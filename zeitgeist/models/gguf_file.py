@@ -1,8 +1,8 @@
 """GGUF version 3, read strictly (R3): header, metadata, tensor table; tensors as views into the mapped file.
 
 Law: every count, length and offset is checked against the bytes that are left before anything is allocated, so that a
-hostile file costs no more than its own size. Refused with file, field and offset: another version or byte order, duplicate
-keys or names, unknown types, tables that do not tile the data exactly, missing and trailing bytes.
+hostile file costs no more than its own size. Refused with file, field and offset: another version or byte order,
+duplicate keys or names, unknown types, tables that do not tile the data exactly, missing and trailing bytes.
 Source: ggml/docs/gguf.md; the order and padding rules are those that llama.cpp's own reader (gguf.cpp) enforces.
 """
 
@@ -39,13 +39,26 @@ TENSOR_BYTES_MIN = 24
 """Name length, axis count, type and offset without any axis: 8 + 4 + 4 + 8."""
 
 SCALARS: Mapping[int, tuple[str, str]] = {
-    0: ("u8", "<B"), 1: ("i8", "<b"), 2: ("u16", "<H"), 3: ("i16", "<h"), 4: ("u32", "<I"), 5: ("i32", "<i"),
-    6: ("f32", "<f"), 7: ("bool", "<?"), 10: ("u64", "<Q"), 11: ("i64", "<q"), 12: ("f64", "<d"),
+    0: ("u8", "<B"),
+    1: ("i8", "<b"),
+    2: ("u16", "<H"),
+    3: ("i16", "<h"),
+    4: ("u32", "<I"),
+    5: ("i32", "<i"),
+    6: ("f32", "<f"),
+    7: ("bool", "<?"),
+    10: ("u64", "<Q"),
+    11: ("i64", "<q"),
+    12: ("f64", "<d"),
 }
 STRING, ARRAY = 8, 9
 
 TYPES: Mapping[int, tuple[str, int, int]] = {
-    0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("ggml_q4_0", 32, 18), 3: ("ggml_q4_1", 32, 20), 8: ("ggml_q8_0", 32, 34),
+    0: ("f32", 1, 4),
+    1: ("f16", 1, 2),
+    2: ("ggml_q4_0", 32, 18),
+    3: ("ggml_q4_1", 32, 20),
+    8: ("ggml_q8_0", 32, 34),
     30: ("bf16", 1, 2),
 }
 """ggml type number → (our name, elements in a block, bytes of a block)."""
@@ -102,7 +115,7 @@ class Cursor:
         length = self.count(field, 1)
         if bytes_max is not None and length > bytes_max:
             self.fail(field, f"got a text of {length} bytes, wanted at most {bytes_max}")
-        data = bytes(self.buffer[self.at:self.at + length])
+        data = bytes(self.buffer[self.at : self.at + length])
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -160,7 +173,10 @@ class GgufFile:
         check_extent(cursor, self.tensors, self.data_start, alignment)
 
     def tensor(self, name: str) -> tuple[str, NDArray[Any]]:
-        """(dtype name, view). Plain dtypes have the tensor's shape, bf16 as uint16; blocks are uint8 [out, row_bytes]."""
+        """(dtype name, view). Plain dtypes have the tensor's shape, bf16 as uint16.
+
+        Blocks are uint8 [out, row_bytes].
+        """
         spec = self.tensors[name]
         start = self.data_start + spec.start
         data = np.frombuffer(self.buffer, np.uint8, spec.byte_count, start)
@@ -236,13 +252,17 @@ def read_tensor(cursor: Cursor, name: str) -> GgufTensor:
     kind = cursor.scalar(f"{name}.type", "<I")
     start = cursor.scalar(f"{name}.offset", "<Q")
     if kind not in TYPES:
-        cursor.fail(f"{name}.type", f"got ggml type {kind}, wanted one of {', '.join(row[0] for row in TYPES.values())}")
+        cursor.fail(
+            f"{name}.type", f"got ggml type {kind}, wanted one of {', '.join(row[0] for row in TYPES.values())}"
+        )
     dtype, block, block_bytes = TYPES[kind]
     if min(sizes) < 1 or sizes[0] % block:
         cursor.fail(f"{name}.shape", f"got {sizes}, wanted sizes from 1, rows of whole blocks of {block}")
     byte_count = prod(sizes) // block * block_bytes
     if byte_count > len(cursor.buffer):
-        cursor.fail(f"{name}.shape", f"got {sizes}, {byte_count} bytes, wanted less than the file's {len(cursor.buffer)}")
+        cursor.fail(
+            f"{name}.shape", f"got {sizes}, {byte_count} bytes, wanted less than the file's {len(cursor.buffer)}"
+        )
     return GgufTensor(name=name, dtype=dtype, shape=tuple(reversed(sizes)), start=start, byte_count=byte_count)
 
 

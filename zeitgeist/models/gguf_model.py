@@ -1,7 +1,8 @@
 """A GGUF file → an opened model: configuration, tensors with q and k un-permuted, tokenizer (R3, A3).
 
 Law: every key of the architecture is either understood or refused by name, since an unknown one may change the numbers.
-For arch `llama` the rows of q and k lie interleaved and are put back into half-split order; for qwen they lie half-split.
+For arch `llama` the rows of q and k lie interleaved and are put back into half-split order; for qwen they lie
+half-split.
 """
 
 from collections.abc import Mapping
@@ -25,18 +26,39 @@ from zeitgeist.models.tokenizer_bpe import BpeTokenizer, token_bytes_of
 __all__ = ["GGUF_PARTS", "ROPE_FREQS", "gguf_name", "open_gguf_model"]
 
 GGUF_PARTS = {
-    "attn_norm": "attn_norm.weight", "ffn_norm": "ffn_norm.weight", "q": "attn_q.weight", "k": "attn_k.weight",
-    "v": "attn_v.weight", "o": "attn_output.weight", "q_bias": "attn_q.bias", "k_bias": "attn_k.bias", "v_bias": "attn_v.bias",
-    "q_norm": "attn_q_norm.weight", "k_norm": "attn_k_norm.weight", "gate": "ffn_gate.weight", "up": "ffn_up.weight",
+    "attn_norm": "attn_norm.weight",
+    "ffn_norm": "ffn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "o": "attn_output.weight",
+    "q_bias": "attn_q.bias",
+    "k_bias": "attn_k.bias",
+    "v_bias": "attn_v.bias",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
     "down": "ffn_down.weight",
 }
 TOP = {"embed": "token_embd.weight", "norm": "output_norm.weight", "head": "output.weight"}
 ROPE_FREQS = "rope_freqs.weight"
 
 KNOWN_KEYS = {
-    "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-    "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
-    "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "vocab_size",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "vocab_size",
 }
 """Keys that we read or check. Any other key of the architecture is refused unless it is zero."""
 
@@ -88,7 +110,9 @@ def open_gguf_model(path: Path) -> OpenedModel:
     fields = plain_fields(file)
     family = fields.get("general.architecture")
     if family not in FAMILIES:
-        raise refuse("zg/model/unknown-architecture", f"{path.name}: general.architecture", family, " or ".join(FAMILIES))
+        raise refuse(
+            "zg/model/unknown-architecture", f"{path.name}: general.architecture", family, " or ".join(FAMILIES)
+        )
     config = read_config(fields, family, file)
     tied_head = TOP["head"] not in file.tensors
     source = GgufSource(file, config)
@@ -97,8 +121,15 @@ def open_gguf_model(path: Path) -> OpenedModel:
     check_tensors(config, tied_head, found, path.name)
     name = fields.get("general.name")
     return OpenedModel(
-        path=path, form="gguf", name=name if isinstance(name, str) else path.stem, config=config, tied_head=tied_head,
-        source=source, files=(path,), read_tokenizer=lambda: read_tokenizer(file), factors=read_factors(file, config, fields),
+        path=path,
+        form="gguf",
+        name=name if isinstance(name, str) else path.stem,
+        config=config,
+        tied_head=tied_head,
+        source=source,
+        files=(path,),
+        read_tokenizer=lambda: read_tokenizer(file),
+        factors=read_factors(file, config, fields),
     )
 
 
@@ -114,16 +145,27 @@ def read_config(fields: JsonFields, family: str, file: GgufFile) -> ModelConfig:
     head_dim = fields.size(f"{family}.attention.key_length", hidden // heads or 1)
     for key in ("attention.value_length", "rope.dimension_count"):
         if fields.size(f"{family}.{key}", head_dim) != head_dim:
-            raise refuse("zg/model/unsupported", f"{fields.where}: {family}.{key}", fields.get(f"{family}.{key}"), f"head_dim {head_dim}")
+            raise refuse(
+                "zg/model/unsupported",
+                f"{fields.where}: {family}.{key}",
+                fields.get(f"{family}.{key}"),
+                f"head_dim {head_dim}",
+            )
     embedding = file.tensors.get(TOP["embed"])
     config = ModelConfig(
-        family=cast("Literal['llama', 'qwen2', 'qwen3']", family), hidden_size=hidden,
-        layer_count=fields.size(f"{family}.block_count"), head_count=heads,
-        kv_head_count=fields.size(f"{family}.attention.head_count_kv", heads), head_dim=head_dim,
+        family=cast("Literal['llama', 'qwen2', 'qwen3']", family),
+        hidden_size=hidden,
+        layer_count=fields.size(f"{family}.block_count"),
+        head_count=heads,
+        kv_head_count=fields.size(f"{family}.attention.head_count_kv", heads),
+        head_dim=head_dim,
         ffn_size=fields.size(f"{family}.feed_forward_length"),
         vocab_size=fields.size(f"{family}.vocab_size", embedding.shape[0] if embedding else None),
-        norm_eps=real(fields.number(f"{family}.attention.layer_norm_rms_epsilon")), rope=read_rope(fields, family, file),
-        qkv_bias=family == "qwen2", qk_norm=family == "qwen3", context_length=fields.size(f"{family}.context_length"),
+        norm_eps=real(fields.number(f"{family}.attention.layer_norm_rms_epsilon")),
+        rope=read_rope(fields, family, file),
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        context_length=fields.size(f"{family}.context_length"),
     )
     check_geometry(config, fields.where)
     return config
@@ -146,8 +188,12 @@ def read_rope(fields: JsonFields, family: str, file: GgufFile) -> RopeConfig:
         raise refuse("zg/model/unsupported", f"{fields.where}: {family}.rope.scaling.type", kind, "none or linear")
     if ROPE_FREQS in file.tensors:
         if kind == "linear" or family != "llama":
-            raise refuse("zg/model/unsupported", f"{fields.where}: {ROPE_FREQS}", f"divisors for {family}, scaling {kind}",
-                         "divisors only for arch llama and without another scaling: llama.cpp ignores them elsewhere")
+            raise refuse(
+                "zg/model/unsupported",
+                f"{fields.where}: {ROPE_FREQS}",
+                f"divisors for {family}, scaling {kind}",
+                "divisors only for arch llama and without another scaling: llama.cpp ignores them elsewhere",
+            )
         return RopeConfig(theta=theta, scaling="factors")
     if kind == "linear":
         return RopeConfig(theta=theta, scaling="linear", factor=real(fields.number(f"{family}.rope.scaling.factor")))
@@ -160,14 +206,27 @@ def read_factors(file: GgufFile, config: ModelConfig, fields: JsonFields) -> NDA
         return None
     tag, values = file.tensor(ROPE_FREQS)
     if tag != "f32" or values.shape != (config.head_dim // 2,):
-        raise refuse("zg/model/bad-shape", f"{fields.where}: {ROPE_FREQS}", f"{tag} {list(values.shape)}", f"f32 [{config.head_dim // 2}]")
+        raise refuse(
+            "zg/model/bad-shape",
+            f"{fields.where}: {ROPE_FREQS}",
+            f"{tag} {list(values.shape)}",
+            f"f32 [{config.head_dim // 2}]",
+        )
     if not (np.isfinite(values).all() and (values > 0).all()):
-        raise refuse("zg/model/not-finite", f"{fields.where}: {ROPE_FREQS}", "a divisor that is not above 0", "finite divisors above 0")
+        raise refuse(
+            "zg/model/not-finite",
+            f"{fields.where}: {ROPE_FREQS}",
+            "a divisor that is not above 0",
+            "finite divisors above 0",
+        )
     return cast("NDArray[np.float32]", values)
 
 
 def read_tokenizer(file: GgufFile) -> BpeTokenizer:
-    """Byte-level BPE from `tokenizer.ggml.*`; unused tokens at the end are padding of the embedding and are left out."""
+    """Byte-level BPE from `tokenizer.ggml.*`.
+
+    Unused tokens at the end are padding of the embedding and are left out.
+    """
     fields = plain_fields(file)
     for key, wanted in (("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "gpt-2")):
         if fields.get(key) != wanted:
@@ -179,14 +238,27 @@ def read_tokenizer(file: GgufFile) -> BpeTokenizer:
         tokens, kinds = tokens[:-1], kinds[:-1]
     unknown = sorted(set(kinds) - {NORMAL, CONTROL, USER_DEFINED})
     if unknown:
-        raise refuse("zg/model/unknown-tokenizer", f"{fields.where}: tokenizer.ggml.token_type", unknown[0], "normal, control or user-defined")
+        raise refuse(
+            "zg/model/unknown-tokenizer",
+            f"{fields.where}: tokenizer.ggml.token_type",
+            unknown[0],
+            "normal, control or user-defined",
+        )
     specials = {token: id for id, token in enumerate(tokens) if kinds[id] == CONTROL}
     added = {token: id for id, token in enumerate(tokens) if kinds[id] == USER_DEFINED}
     return BpeTokenizer(
-        tokens=tuple(tokens), merges=read_merges(fields), specials=specials, added=added, where=fields.where,
-        token_bytes=tuple(token_bytes_of(token, fields.where) if kinds[id] == NORMAL else token.encode()
-                          for id, token in enumerate(tokens)),
-        chat_template=fields.text("tokenizer.chat_template") if fields.get("tokenizer.chat_template") is not None else "",
+        tokens=tuple(tokens),
+        merges=read_merges(fields),
+        specials=specials,
+        added=added,
+        where=fields.where,
+        token_bytes=tuple(
+            token_bytes_of(token, fields.where) if kinds[id] == NORMAL else token.encode()
+            for id, token in enumerate(tokens)
+        ),
+        chat_template=fields.text("tokenizer.chat_template")
+        if fields.get("tokenizer.chat_template") is not None
+        else "",
         bos=read_id(fields, "tokenizer.ggml.bos_token_id", len(tokens)),
         eos=read_id(fields, "tokenizer.ggml.eos_token_id", len(tokens)),
     )
@@ -196,9 +268,19 @@ def read_tokens(fields: JsonFields) -> tuple[list[str], list[int]]:
     """Texts and types by id: equally many, each text once."""
     tokens, kinds = fields.items("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.token_type")
     if not all(isinstance(token, str) and token for token in tokens) or len(set(tokens)) != len(tokens):
-        raise refuse("zg/model/bad-tokenizer", f"{fields.where}: tokenizer.ggml.tokens", "an empty text or one that stands twice", "different texts")
+        raise refuse(
+            "zg/model/bad-tokenizer",
+            f"{fields.where}: tokenizer.ggml.tokens",
+            "an empty text or one that stands twice",
+            "different texts",
+        )
     if not isinstance(kinds, np.ndarray) or kinds.dtype.kind not in "iu" or len(kinds) != len(tokens):
-        raise refuse("zg/model/bad-tokenizer", f"{fields.where}: tokenizer.ggml.token_type", type(kinds).__name__, f"{len(tokens)} whole numbers")
+        raise refuse(
+            "zg/model/bad-tokenizer",
+            f"{fields.where}: tokenizer.ggml.token_type",
+            type(kinds).__name__,
+            f"{len(tokens)} whole numbers",
+        )
     return list(tokens), [int(kind) for kind in kinds]
 
 
@@ -208,7 +290,12 @@ def read_merges(fields: JsonFields) -> tuple[tuple[str, str], ...]:
     for rank, text in enumerate(fields.items("tokenizer.ggml.merges")):
         parts = text.split(" ") if isinstance(text, str) else []
         if len(parts) != 2:
-            raise refuse("zg/model/bad-tokenizer", f"{fields.where}: tokenizer.ggml.merges[{rank}]", text, "two texts with a blank between")
+            raise refuse(
+                "zg/model/bad-tokenizer",
+                f"{fields.where}: tokenizer.ggml.merges[{rank}]",
+                text,
+                "two texts with a blank between",
+            )
         pairs.append((parts[0], parts[1]))
     return tuple(pairs)
 

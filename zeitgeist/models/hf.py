@@ -1,6 +1,7 @@
 """Hugging Face and MLX directories, and a `.safetensors` or `.npz` beside its config.json → an opened model (R3).
 
-A directory is `mlx` when its configuration has `quantization`, its weights are an `.npz`, or the file says format `mlx`.
+A directory is `mlx` when its configuration has `quantization`, its weights are an `.npz`, or the file says format
+`mlx`.
 """
 
 from pathlib import Path
@@ -30,8 +31,12 @@ def open_directory(directory: Path) -> OpenedModel:
     if npz.is_file():
         return assemble(directory, {npz.name: open_npz(npz)}, (npz,), "mlx")
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8])
-    raise refuse("zg/model/tensor-missing", directory.name, f"the files {found or 'none'}",
-                 "model.safetensors, model.safetensors.index.json or weights.npz")
+    raise refuse(
+        "zg/model/tensor-missing",
+        directory.name,
+        f"the files {found or 'none'}",
+        "model.safetensors, model.safetensors.index.json or weights.npz",
+    )
 
 
 def open_weights_file(path: Path) -> OpenedModel:
@@ -41,19 +46,31 @@ def open_weights_file(path: Path) -> OpenedModel:
     return assemble(path.parent, {path.name: open_safetensors(path)}, (path,), "safetensors")
 
 
-def assemble(directory: Path, stores: dict[str, TensorStore], weights: tuple[Path, ...],
-             form: Literal["hf", "safetensors", "mlx"]) -> OpenedModel:
+def assemble(
+    directory: Path,
+    stores: dict[str, TensorStore],
+    weights: tuple[Path, ...],
+    form: Literal["hf", "safetensors", "mlx"],
+) -> OpenedModel:
     """Configuration, tensors and tokenizer put together and checked against each other."""
     fields = read_json(directory / "config.json")
     config, tied_head = read_config(fields)
     affine = read_affine(fields)
     source = source_of(stores, config, tied_head, affine, directory.name)
-    says_mlx = any(isinstance(store, SafeTensorsFile) and store.metadata.get("format") == "mlx" for store in stores.values())
+    says_mlx = any(
+        isinstance(store, SafeTensorsFile) and store.metadata.get("format") == "mlx" for store in stores.values()
+    )
     beside = tuple(directory / name for name in ("config.json", *TOKENIZER_FILES) if (directory / name).is_file())
     path = directory if form != "safetensors" and weights[0].name != "weights.npz" else weights[0]
     return OpenedModel(
-        path=path, form="mlx" if affine or says_mlx else form, name=directory.resolve().name, config=config, tied_head=tied_head,
-        source=source, files=(*weights, *beside), read_tokenizer=lambda: read_hf_tokenizer(directory, fields),
+        path=path,
+        form="mlx" if affine or says_mlx else form,
+        name=directory.resolve().name,
+        config=config,
+        tied_head=tied_head,
+        source=source,
+        files=(*weights, *beside),
+        read_tokenizer=lambda: read_hf_tokenizer(directory, fields),
     )
 
 
@@ -68,5 +85,7 @@ def read_affine(fields: JsonFields) -> Affine | None:
         raise refuse("zg/model/unsupported", f"{inside.where}: mode", inside.get("mode"), "affine")
     group_size, bits = inside.size("group_size"), inside.size("bits")
     if group_size not in GROUP_SIZES or bits not in BITS:
-        raise refuse("zg/model/unsupported", inside.where, f"group_size {group_size}, bits {bits}", f"{GROUP_SIZES}, {BITS}")
+        raise refuse(
+            "zg/model/unsupported", inside.where, f"group_size {group_size}, bits {bits}", f"{GROUP_SIZES}, {BITS}"
+        )
     return Affine(group_size=group_size, bits=bits)

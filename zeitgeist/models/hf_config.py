@@ -15,13 +15,30 @@ from zeitgeist.models.json_file import JsonFields
 
 __all__ = ["check_geometry", "read_config"]
 
-ROPE_FIELDS = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
-               "original_max_position_embeddings", "partial_rotary_factor"}
+ROPE_FIELDS = {
+    "rope_type",
+    "type",
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+}
 LLAMA_THETA = 10_000.0
-"""The base when a llama configuration names none: all engines agree on it. They differ for qwen, so there it must stand."""
+"""The base when a llama configuration names none.
 
-MUST_BE_OFF = ("attention_bias", "mlp_bias", "use_sliding_window", "rope_traditional", "residual_scale",
-               "use_parallel_residual")
+All engines agree on it. They differ for qwen, so there it must stand.
+"""
+
+MUST_BE_OFF = (
+    "attention_bias",
+    "mlp_bias",
+    "use_sliding_window",
+    "rope_traditional",
+    "residual_scale",
+    "use_parallel_residual",
+)
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 
 
@@ -36,11 +53,19 @@ def read_config(fields: JsonFields) -> tuple[ModelConfig, bool]:
     refuse_unknown_parts(fields)
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     config = ModelConfig(
-        family=family, hidden_size=hidden, layer_count=fields.size("num_hidden_layers"), head_count=heads,
-        kv_head_count=fields.size("num_key_value_heads", heads), head_dim=fields.size("head_dim", hidden // heads or 1),
-        ffn_size=fields.size("intermediate_size"), vocab_size=fields.size("vocab_size"),
-        norm_eps=real(fields.number("rms_norm_eps")), rope=read_rope(fields, family), qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3", context_length=fields.size("max_position_embeddings"),
+        family=family,
+        hidden_size=hidden,
+        layer_count=fields.size("num_hidden_layers"),
+        head_count=heads,
+        kv_head_count=fields.size("num_key_value_heads", heads),
+        head_dim=fields.size("head_dim", hidden // heads or 1),
+        ffn_size=fields.size("intermediate_size"),
+        vocab_size=fields.size("vocab_size"),
+        norm_eps=real(fields.number("rms_norm_eps")),
+        rope=read_rope(fields, family),
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        context_length=fields.size("max_position_embeddings"),
     )
     check_geometry(config, fields.where)
     return config, fields.flag("tie_word_embeddings", False)
@@ -49,7 +74,12 @@ def read_config(fields: JsonFields) -> tuple[ModelConfig, bool]:
 def check_geometry(config: ModelConfig, where: str) -> None:
     """Sizes that must fit each other, whatever file they came from."""
     if config.head_count % config.kv_head_count:
-        raise refuse("zg/model/bad-config", f"{where}: kv_head_count", config.kv_head_count, f"a divisor of {config.head_count} heads")
+        raise refuse(
+            "zg/model/bad-config",
+            f"{where}: kv_head_count",
+            config.kv_head_count,
+            f"a divisor of {config.head_count} heads",
+        )
     if config.head_dim % 2:
         raise refuse("zg/model/bad-config", f"{where}: head_dim", config.head_dim, "an even number: rotary pairs")
     if config.rope.original_context > 1 << 31:
@@ -63,7 +93,9 @@ def read_family(fields: JsonFields) -> Literal["llama", "qwen2", "qwen3"]:
         raise refuse("zg/model/unknown-architecture", f"{fields.where}: model_type", family, " or ".join(FAMILIES))
     wanted = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
     if fields.get("architectures") is not None and fields.items("architectures") != [wanted]:
-        raise refuse("zg/model/unknown-architecture", f"{fields.where}: architectures", fields.get("architectures"), [wanted])
+        raise refuse(
+            "zg/model/unknown-architecture", f"{fields.where}: architectures", fields.get("architectures"), [wanted]
+        )
     return cast("Literal['llama', 'qwen2', 'qwen3']", family)
 
 
@@ -89,12 +121,17 @@ def refuse_unknown_parts(fields: JsonFields) -> None:
 
 
 def read_rope(fields: JsonFields, family: str) -> RopeConfig:
-    """Rotary base and scaling from `rope_parameters`, or `rope_theta` with `rope_scaling`; both only when they agree."""
+    """Rotary base and scaling from `rope_parameters`, or `rope_theta` with `rope_scaling`.
+
+    Both only when they agree.
+    """
     found = [rope_from(fields, part, family) for part in ("rope_parameters", "rope_scaling") if fields.get(part)]
     if not found:
         found = [RopeConfig(theta=theta_of(fields, None, family))]
     if any(rope != found[0] for rope in found):
-        raise refuse("zg/model/bad-config", f"{fields.where}: rope_scaling", found[1], f"the same as rope_parameters: {found[0]}")
+        raise refuse(
+            "zg/model/bad-config", f"{fields.where}: rope_scaling", found[1], f"the same as rope_parameters: {found[0]}"
+        )
     return found[0]
 
 
@@ -127,5 +164,11 @@ def rope_from(fields: JsonFields, part: str, family: str) -> RopeConfig:
     low, high = inside.number("low_freq_factor"), inside.number("high_freq_factor")
     if not low < high or not math.isfinite(high):
         raise inside.wrong("high_freq_factor", "a number above low_freq_factor")
-    return RopeConfig(theta=theta, scaling="llama3", factor=real(inside.number("factor")), low_freq_factor=real(low),
-                      high_freq_factor=real(high), original_context=inside.size("original_max_position_embeddings"))
+    return RopeConfig(
+        theta=theta,
+        scaling="llama3",
+        factor=real(inside.number("factor")),
+        low_freq_factor=real(low),
+        high_freq_factor=real(high),
+        original_context=inside.size("original_max_position_embeddings"),
+    )

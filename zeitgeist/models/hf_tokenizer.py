@@ -22,10 +22,16 @@ def unknown(where: str, got: object, wanted: str) -> RemoteProtocolError:
 
 
 def read_hf_tokenizer(directory: Path, config: JsonFields) -> BpeTokenizer:
-    """The tokenizer of a directory; config: its config.json, for the ids of start and end where the tokenizer names none."""
+    """The tokenizer of a directory.
+
+    Config: its config.json, for the ids of start and end where the tokenizer names none.
+    """
     fields = read_json(directory / "tokenizer.json")
-    settings = read_json(directory / "tokenizer_config.json") if (directory / "tokenizer_config.json").is_file() \
+    settings = (
+        read_json(directory / "tokenizer_config.json")
+        if (directory / "tokenizer_config.json").is_file()
         else JsonFields({}, "tokenizer_config.json")
+    )
     check_pipeline(fields)
     model = fields.fields("model")
     vocabulary = read_vocabulary(model)
@@ -33,9 +39,14 @@ def read_hf_tokenizer(directory: Path, config: JsonFields) -> BpeTokenizer:
     tokens = place_tokens(vocabulary, {**specials, **added}, fields.where)
     outside = {*specials.values(), *added.values()}
     return BpeTokenizer(
-        tokens=tokens, merges=read_merges(model), specials=specials, added=added, where=fields.where,
-        token_bytes=tuple(token.encode() if id in outside else token_bytes_of(token, fields.where)
-                          for id, token in enumerate(tokens)),
+        tokens=tokens,
+        merges=read_merges(model),
+        specials=specials,
+        added=added,
+        where=fields.where,
+        token_bytes=tuple(
+            token.encode() if id in outside else token_bytes_of(token, fields.where) for id, token in enumerate(tokens)
+        ),
         chat_template=read_chat_template(directory, settings),
         bos=named_id(settings, "bos_token", specials, config, "bos_token_id"),
         eos=named_id(settings, "eos_token", specials, config, "eos_token_id"),
@@ -53,11 +64,20 @@ def check_pipeline(fields: JsonFields) -> None:
     if fields.fields("decoder").get("type") != "ByteLevel":
         raise unknown(f"{where}: decoder", fields.get("decoder"), "ByteLevel")
     if fields.get("post_processor") is not None and fields.fields("post_processor").get("type") != "ByteLevel":
-        raise unknown(f"{where}: post_processor", fields.get("post_processor"), "none or ByteLevel: nothing may be added")
+        raise unknown(
+            f"{where}: post_processor", fields.get("post_processor"), "none or ByteLevel: nothing may be added"
+        )
     model = fields.fields("model")
     if model.get("type") != "BPE":
         raise unknown(f"{where}: model.type", model.get("type"), "BPE")
-    for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+    for name in (
+        "dropout",
+        "unk_token",
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "byte_fallback",
+        "ignore_merges",
+    ):
         if model.get(name):
             raise unknown(f"{where}: model.{name}", model.get(name), "none")
 
@@ -104,9 +124,16 @@ def place_tokens(vocabulary: dict[str, int], added: dict[str, int], where: str) 
     by_id: dict[int, str] = {}
     for token, id in {**vocabulary, **added}.items():
         if by_id.setdefault(id, token) != token:
-            raise refuse("zg/model/bad-tokenizer", where, f"id {id} for {by_id[id]!r} and {token!r}", "one token for each id")
+            raise refuse(
+                "zg/model/bad-tokenizer", where, f"id {id} for {by_id[id]!r} and {token!r}", "one token for each id"
+            )
     if sorted(by_id) != list(range(len(by_id))):
-        raise refuse("zg/model/bad-tokenizer", where, f"{len(by_id)} tokens, highest id {max(by_id, default=0)}", "ids without gaps")
+        raise refuse(
+            "zg/model/bad-tokenizer",
+            where,
+            f"{len(by_id)} tokens, highest id {max(by_id, default=0)}",
+            "ids without gaps",
+        )
     return tuple(by_id[id] for id in range(len(by_id)))
 
 
@@ -118,7 +145,9 @@ def read_chat_template(directory: Path, settings: JsonFields) -> str:
     return "" if settings.get("chat_template") is None else settings.text("chat_template")
 
 
-def named_id(settings: JsonFields, name: str, specials: dict[str, int], config: JsonFields, fallback: str) -> int | None:
+def named_id(
+    settings: JsonFields, name: str, specials: dict[str, int], config: JsonFields, fallback: str
+) -> int | None:
     """The id of a named token, as a text or an object with `content`; else config.json's id; else None."""
     token = settings.get(name)
     if isinstance(token, dict):

@@ -1,12 +1,12 @@
 """Digests that say what a model is, and how two artifacts relate (A3, DESIGN §5).
 
-`model` is a BLAKE3 Merkle root over one leaf for the constants and one for each canonical tensor as float32, so the Hugging
-Face, GGUF and MLX forms of one model have one digest. Leaves and nodes begin with different bytes, as in RFC 6962, so that
-a node can never be passed off as a leaf. A NaN or an infinity in a weight has no place in an identity and is refused.
+`model` is a BLAKE3 Merkle root over one leaf for the constants and one for each canonical tensor as float32, so the
+Hugging Face, GGUF and MLX forms of one model have one digest. Leaves and nodes begin with different bytes, as in RFC
+6962, so that a node can never be passed off as a leaf. A NaN or an infinity in a weight is refused.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from blake3 import blake3
@@ -18,14 +18,25 @@ from zeitgeist.core.formats.canonical import Record, encode
 from zeitgeist.core.ids import Digest, Real
 from zeitgeist.models.tokenizer_bpe import BpeTokenizer
 
-__all__ = ["PROBE_TEXT", "Identifiable", "artifact_digest", "describe_identity", "model_digest", "tokenizer_digest",
-           "vocabulary_digest"]
+__all__ = [
+    "PROBE_TEXT",
+    "Identifiable",
+    "artifact_digest",
+    "describe_identity",
+    "model_digest",
+    "tokenizer_digest",
+    "vocabulary_digest",
+]
 
 PROBE_TEXT = (
     "The quick brown fox can't jump; we'll see, it's 2026!\n\n\tdef f(x):\r\n        return x[0] + 3.14159  # done   \n"
-    " naïve Ünïcödé Ελληνικά русский עברית العربية हिन्दी 日本語 한국어 ½ ² Ⅷ 🙂👩‍👩‍👧 e\u0301 \u00a0\u3000 don'T 'tis '\x00\x1c\x7f"
+    " naïve Ünïcödé Ελληνικά русский עברית العربية हिन्दी"
+    " 日本語 한국어 ½ ² Ⅷ 🙂👩‍👩‍👧 e\u0301 \u00a0\u3000 don'T 'tis '\x00\x1c\x7f"
 )
 """The published probe text. A tokenizer's digest covers the ids it gives, which settles rules that data do not show."""
+
+
+Form = Literal["hf", "safetensors", "gguf", "mlx"]
 
 
 class Identifiable(Protocol):
@@ -34,7 +45,7 @@ class Identifiable(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def form(self) -> str: ...
+    def form(self) -> Form: ...
     @property
     def config(self) -> ModelConfig: ...
     @property
@@ -53,8 +64,8 @@ class Identifiable(Protocol):
     def rope_factors(self) -> NDArray[np.float32]: ...
 
 
-class Constants(Record, kw_only=True):
-    """What changes the numbers besides tensors. The context length does not; the rope's words do not, its divisors do."""
+class Constants(Record, frozen=True, kw_only=True):
+    """What changes the numbers besides tensors: not the context length, and of the rope the divisors, not the words."""
 
     family: str
     hidden_size: int
@@ -70,13 +81,13 @@ class Constants(Record, kw_only=True):
     qk_norm: bool
 
 
-class Vocabulary(Record, kw_only=True):
+class Vocabulary(Record, frozen=True, kw_only=True):
     """Bytes by id."""
 
     token_bytes: tuple[bytes, ...]
 
 
-class TokenizerIdentity(Record, kw_only=True):
+class TokenizerIdentity(Record, frozen=True, kw_only=True):
     """All that decides which ids a text gets, and the ids of the probe text as witness."""
 
     token_bytes: tuple[bytes, ...]
@@ -98,9 +109,15 @@ def content(prefix: bytes, *parts: bytes | memoryview) -> Digest:
 def describe_identity(model: Identifiable) -> ModelDescriptor:
     """Read everything once and describe it."""
     return ModelDescriptor(
-        name=model.name, form=model.form, config=model.config, tied_head=model.tied_head,  # pyright: ignore[reportArgumentType]
-        parameter_count=model.parameter_count, weights=model.weights, artifact=artifact_digest(model.files),
-        model=model_digest(model), tokenizer=tokenizer_digest(model.tokenizer),
+        name=model.name,
+        form=model.form,
+        config=model.config,
+        tied_head=model.tied_head,
+        parameter_count=model.parameter_count,
+        weights=model.weights,
+        artifact=artifact_digest(model.files),
+        model=model_digest(model),
+        tokenizer=tokenizer_digest(model.tokenizer),
         vocabulary=vocabulary_digest(model.tokenizer),
     )
 
@@ -134,9 +151,17 @@ def model_digest(model: Identifiable) -> Digest:
 def constants(config: ModelConfig) -> Constants:
     """The constants of a configuration."""
     return Constants(
-        family=config.family, hidden_size=config.hidden_size, layer_count=config.layer_count, head_count=config.head_count,
-        kv_head_count=config.kv_head_count, head_dim=config.head_dim, ffn_size=config.ffn_size,
-        vocab_size=config.vocab_size, norm_eps=config.norm_eps, rope_theta=config.rope.theta, qkv_bias=config.qkv_bias,
+        family=config.family,
+        hidden_size=config.hidden_size,
+        layer_count=config.layer_count,
+        head_count=config.head_count,
+        kv_head_count=config.kv_head_count,
+        head_dim=config.head_dim,
+        ffn_size=config.ffn_size,
+        vocab_size=config.vocab_size,
+        norm_eps=config.norm_eps,
+        rope_theta=config.rope.theta,
+        qkv_bias=config.qkv_bias,
         qk_norm=config.qk_norm,
     )
 
@@ -159,10 +184,15 @@ def leaf_over_inner(name: str, inner: bytes) -> bytes:
 def array_inner(name: str, values: NDArray[np.float32]) -> bytes:
     """Digest of shape and little-endian float32 bytes; refuses NaN and infinities."""
     if not np.isfinite(values).all():
-        raise refuse("zg/model/not-finite", name, f"{int((~np.isfinite(values)).sum())} numbers that are not finite", "finite weights")
+        raise refuse(
+            "zg/model/not-finite",
+            name,
+            f"{int((~np.isfinite(values)).sum())} numbers that are not finite",
+            "finite weights",
+        )
     shape = b"".join(size.to_bytes(8, "little") for size in values.shape)
     state = blake3(bytes([values.ndim]) + shape)
-    state.update(memoryview(np.ascontiguousarray(values, "<f4")).cast("B"))
+    state.update(np.ascontiguousarray(values, "<f4").tobytes())
     return state.digest()
 
 
@@ -170,17 +200,29 @@ def merkle_root(leaves: list[bytes]) -> bytes:
     """Pairs are hashed level by level; an odd one at the end moves up as it is."""
     level = leaves
     while len(level) > 1:
-        pairs = [blake3(b"\x01zg-node\x00" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
-        level = pairs + level[len(pairs) * 2:]
+        pairs = [
+            blake3(b"\x01zg-node\x00" + left + right).digest()
+            for left, right in zip(level[::2], level[1::2], strict=False)
+        ]
+        level = pairs + level[len(pairs) * 2 :]
     return level[0]
 
 
 def tokenizer_digest(tokenizer: BpeTokenizer) -> Digest:
     """Over the data and the ids of the probe text, control tokens read as plain text."""
-    return content(b"zg-tokenizer", encode(TokenizerIdentity(
-        token_bytes=tokenizer.token_bytes, merges=tokenizer.merges, specials=tokenizer.specials, added=tokenizer.added,
-        chat_template=tokenizer.chat_template, probe=tuple(tokenizer.encode(PROBE_TEXT)),
-    )))
+    return content(
+        b"zg-tokenizer",
+        encode(
+            TokenizerIdentity(
+                token_bytes=tokenizer.token_bytes,
+                merges=tokenizer.merges,
+                specials=tokenizer.specials,
+                added=tokenizer.added,
+                chat_template=tokenizer.chat_template,
+                probe=tuple(tokenizer.encode(PROBE_TEXT)),
+            )
+        ),
+    )
 
 
 def vocabulary_digest(tokenizer: BpeTokenizer) -> Digest:

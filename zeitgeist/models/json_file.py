@@ -1,6 +1,7 @@
 """A JSON file of a model directory: read with a size limit, fields taken with their type checked (R3, A10).
 
-Law: a field that is absent, of the wrong type or out of range is refused with file and field; booleans are not integers.
+Law: a field that is absent, of the wrong type or out of range is refused with file and field; booleans are not
+integers.
 """
 
 import json
@@ -78,14 +79,19 @@ class JsonFields:
 
 
 def read_json(path: Path) -> JsonFields:
-    """Read one object. `zg/model/bad-config` when missing, too long, not JSON or not an object; duplicate keys refused."""
+    """Read one object. `zg/model/bad-config` when missing, too long, not JSON or not an object.
+
+    Duplicate keys refused.
+    """
     try:
         size = path.stat().st_size
         if size > JSON_BYTES_MAX:
             raise refuse("zg/model/bad-config", path.name, f"{size} bytes", f"at most {JSON_BYTES_MAX}")
         value = json.loads(path.read_text("utf-8"), object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
-        raise RemoteProtocolError("zg/model/bad-config", f"there is no such file in {path.parent.name}/", path.name) from error
+        raise RemoteProtocolError(
+            "zg/model/bad-config", f"there is no such file in {path.parent.name}/", path.name
+        ) from error
     except OSError as error:
         raise RemoteProtocolError("zg/model/unreadable", str(error.strerror or error), str(path)) from error
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """MLX's `.npz` weights, read without pickle (R3): a zip of `.npy` members, each checked before it is read.
 
-Law: an object array (the only kind that needs pickle) is refused by its dtype; a member's announced size must equal what
-its shape needs and what the archive says, and all members together must not exceed the limit.
+Law: an object array (the only kind that needs pickle) is refused by its dtype; a member's announced size must equal
+what its shape needs and what the archive says, and all members together must not exceed the limit.
 """
 
 import io
@@ -45,9 +45,23 @@ class NpzFile:
             return parse_npy(data, where)
         except ZeitgeistError:
             raise
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, SyntaxError,
-                UnicodeError, TypeError, MemoryError, RecursionError, zlib_error()) as error:
-            raise RemoteProtocolError("zg/model/bad-shape", f"the member cannot be read: {error!s:.120}", where) from error
+        except (
+            OSError,
+            ValueError,
+            zipfile.BadZipFile,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            SyntaxError,
+            UnicodeError,
+            TypeError,
+            MemoryError,
+            RecursionError,
+            zlib_error(),
+        ) as error:
+            raise RemoteProtocolError(
+                "zg/model/bad-shape", f"the member cannot be read: {error!s:.120}", where
+            ) from error
 
 
 def zlib_error() -> type[Exception]:
@@ -63,15 +77,23 @@ def open_npz(path: Path) -> NpzFile:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, UnicodeError) as error:
-        raise RemoteProtocolError("zg/model/unreadable", f"not a zip archive that can be read: {error!s:.120}", path.name) from error
+        raise RemoteProtocolError(
+            "zg/model/unreadable", f"not a zip archive that can be read: {error!s:.120}", path.name
+        ) from error
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.filename.removesuffix(".npy")
         if name in members or name == info.filename:
-            raise refuse("zg/model/refused-format", f"{path.name}: {info.filename}", "another member", "one .npy for each tensor")
+            raise refuse(
+                "zg/model/refused-format", f"{path.name}: {info.filename}", "another member", "one .npy for each tensor"
+            )
         if info.file_size > EXPANSION_MAX * max(info.compress_size, 1):
-            raise refuse("zg/model/refused-format", f"{path.name}: {info.filename}", f"{info.file_size} bytes from {info.compress_size}",
-                         f"at most {EXPANSION_MAX} times")
+            raise refuse(
+                "zg/model/refused-format",
+                f"{path.name}: {info.filename}",
+                f"{info.file_size} bytes from {info.compress_size}",
+                f"at most {EXPANSION_MAX} times",
+            )
         members[name] = info
     return NpzFile(path, members)
 
@@ -87,5 +109,10 @@ def parse_npy(data: bytes, where: str) -> tuple[str, NDArray[Any]]:
         raise refuse("zg/model/refused-format", where, f"dtype {dtype.str}", ", ".join(NAMES))
     left = len(data) - stream.tell()
     if by_column or prod(shape) * dtype.itemsize != left or any(size < 0 for size in shape):
-        raise refuse("zg/model/bad-shape", where, f"{left} bytes", f"{prod(shape) * dtype.itemsize} bytes, rows first, for {shape}")
+        raise refuse(
+            "zg/model/bad-shape",
+            where,
+            f"{left} bytes",
+            f"{prod(shape) * dtype.itemsize} bytes, rows first, for {shape}",
+        )
     return NAMES[dtype.str], np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)

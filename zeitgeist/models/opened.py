@@ -1,6 +1,7 @@
 """An opened model: one class for all forms; a form only says where its tensors lie (`TensorSource`).
 
-Law: when a model is open, every tensor that the configuration demands is there with the right shape and type, and no other.
+Law: when a model is open, every tensor that the configuration demands is there with the right shape and type, and no
+other.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,10 @@ class TensorSource(Protocol):
         ...
 
     def bound(self, name: str) -> NDArray[np.float32] | None:
-        """For a quantised tensor the largest honest distance from its parent, [out, blocks], canonical rows; else None."""
+        """For a quantised tensor the largest honest distance from its parent, [out, blocks], canonical rows.
+
+        Else None.
+        """
         ...
 
 
@@ -52,19 +56,24 @@ class OpenedModel:
     read_tokenizer: Callable[[], BpeTokenizer]
     factors: NDArray[np.float32] | None = None
 
-    @cached_property
+    @property
     def tokenizer(self) -> BpeTokenizer:
         """Read when first asked for; refused then when unknown."""
-        return self.read_tokenizer()
+        return self.tokenizer_once
 
     @cached_property
-    def identity(self) -> ModelDescriptor:
-        """Computed once."""
-        return describe_identity(self)
+    def tokenizer_once(self) -> BpeTokenizer:
+        """Kept, since its merge table is large."""
+        return self.read_tokenizer()
 
     def descriptor(self) -> ModelDescriptor:
         """Identity with all digests. Errors: as of the tensors and of the tokenizer."""
-        return self.identity
+        return self.descriptor_once
+
+    @cached_property
+    def descriptor_once(self) -> ModelDescriptor:
+        """Kept, since every tensor is read for it."""
+        return describe_identity(self)
 
     def names(self) -> tuple[str, ...]:
         """Canonical names in canonical order, the head included."""
@@ -105,7 +114,10 @@ class OpenedModel:
 
 
 def check_tensors(config: ModelConfig, tied_head: bool, found: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """found: canonical name (or the file's own, when it has no canonical one) → shape. Refuse missing, foreign, misshapen."""
+    """found: canonical name (or the file's own, when it has no canonical one) → shape.
+
+    Refuse missing, foreign, misshapen.
+    """
     expected = expected_shapes(config)
     for name, shape in expected.items():
         if name == "head" and tied_head and name not in found:
@@ -116,8 +128,12 @@ def check_tensors(config: ModelConfig, tied_head: bool, found: Mapping[str, tupl
             raise refuse("zg/model/bad-shape", f"{where}: {name}", list(found[name]), list(shape))
     for name in found:
         if name not in expected:
-            raise refuse("zg/model/tensor-unexpected", f"{where}: {name}", f"shape {list(found[name])}",
-                         f"only tensors of a {config.family} of {config.layer_count} layers")
+            raise refuse(
+                "zg/model/tensor-unexpected",
+                f"{where}: {name}",
+                f"shape {list(found[name])}",
+                f"only tensors of a {config.family} of {config.layer_count} layers",
+            )
 
 
 def widen(dtype: str, data: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """Splitting text into the pieces that byte-pair merges may not cross, as GPT-2 does it (T).
 
-The rule is the expression `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`, written as a
-scanner because Python's `re` knows no \\p classes. Characters that this Python's Unicode tables do not assign count as
-symbols; engines with newer tables may see a letter there.
+The rule is the expression `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`,
+written as a scanner because Python's `re` knows no \\p classes. Characters that this Python's Unicode tables do not
+assign count as symbols; engines with newer tables may see a letter there.
 """
 
 import functools
@@ -10,8 +10,9 @@ import unicodedata
 
 __all__ = ["BLANK_CHARACTERS", "gpt2_pieces"]
 
-BLANK_CHARACTERS = frozenset(map(chr, [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029,
-                                       0x202F, 0x205F, 0x3000]))
+BLANK_CHARACTERS = frozenset(
+    map(chr, [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000])
+)
 """Unicode White_Space. `str.isspace` also counts 0x1c to 0x1f, which the expression's \\s does not."""
 
 CONTRACTIONS = ("'re", "'ve", "'ll", "'s", "'t", "'m", "'d")

@@ -17,9 +17,9 @@ __all__ = ["relation"]
 def relation(child: ModelBundle, parent: ModelBundle) -> Relation:
     """What child is to parent. Reads both whole.
 
-    exact: equal model digests; rounded: every matrix is the parent's rounded to child's dtype, ties to even, and vectors
-    are equal or rounded alike; quantised: every number lies within its block's error bound, vectors equal. Otherwise
-    `claimed` when constants and names are the parent's, else `unrelated`. evidence says what was measured.
+    exact: equal model digests; rounded: every matrix is the parent's rounded to child's dtype, ties to even, and
+    vectors are equal or rounded alike; quantised: every number lies within its block's error bound, vectors equal.
+    Otherwise `claimed` when constants and names are the parent's, else `unrelated`. evidence says what was measured.
     """
     of_child, of_parent = child.descriptor(), parent.descriptor()
     if of_child.model == of_parent.model:
@@ -41,15 +41,22 @@ def compare_tensors(child: ModelBundle, parent: ModelBundle, digest: Digest) -> 
         fraction = distance_in_bounds(values, wanted, bound, tag)
         if not fraction <= 1:
             claimed = child.name == parent.name or child.name.startswith(parent.name + "-")
-            return Relation(kind="claimed" if claimed else "unrelated", parent=digest, schema=child.weights,
-                            evidence=f"{name}: farther from the parent than {tag} can bring it")
+            return Relation(
+                kind="claimed" if claimed else "unrelated",
+                parent=digest,
+                schema=child.weights,
+                evidence=f"{name}: farther from the parent than {tag} can bring it",
+            )
         farthest = max(farthest, fraction)
     evidence = f"{len(tuple(child.names()))} tensors, farthest {farthest:.3f} of its bound"
-    return Relation(kind="quantised" if quantised else "rounded", parent=digest, schema=child.weights, evidence=evidence)
+    return Relation(
+        kind="quantised" if quantised else "rounded", parent=digest, schema=child.weights, evidence=evidence
+    )
 
 
-def distance_in_bounds(values: NDArray[np.float32], wanted: NDArray[np.float32], bound: NDArray[np.float32] | None,
-                       tag: str) -> float:
+def distance_in_bounds(
+    values: NDArray[np.float32], wanted: NDArray[np.float32], bound: NDArray[np.float32] | None, tag: str
+) -> float:
     """Largest |value - wanted| as a fraction of its bound; 0 for an exact match, infinity where nothing explains it."""
     if bound is None:
         rounded = wanted if tag == "f32" else round_to(tag, wanted)

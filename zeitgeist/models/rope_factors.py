@@ -13,7 +13,10 @@ __all__ = ["rope_factors"]
 
 
 def rope_factors(rope: RopeConfig, head_dim: int) -> NDArray[np.float32]:
-    """float32 `[head_dim / 2]`, computed in float64 and rounded once. Not for scaling `factors`: those are in the file."""
+    """float32 `[head_dim / 2]`, computed in float64 and rounded once.
+
+    Not for scaling `factors`: those are in the file.
+    """
     pairs = head_dim // 2
     if rope.scaling == "none":
         return np.ones(pairs, np.float32)

@@ -29,11 +29,20 @@ IGNORED_SUFFIX = "rotary_emb.inv_freq"
 """Old checkpoints store this buffer; every engine computes it instead."""
 
 PARTS = {
-    "attn_norm": "input_layernorm.weight", "ffn_norm": "post_attention_layernorm.weight", "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight", "v": "self_attn.v_proj.weight", "o": "self_attn.o_proj.weight",
-    "q_bias": "self_attn.q_proj.bias", "k_bias": "self_attn.k_proj.bias", "v_bias": "self_attn.v_proj.bias",
-    "q_norm": "self_attn.q_norm.weight", "k_norm": "self_attn.k_norm.weight", "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight", "down": "mlp.down_proj.weight",
+    "attn_norm": "input_layernorm.weight",
+    "ffn_norm": "post_attention_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "k_bias": "self_attn.k_proj.bias",
+    "v_bias": "self_attn.v_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
 }
 TOP = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
 
@@ -104,22 +113,34 @@ class HfSource:
         return error_bound_affine(groups.scales, groups.biases, groups.bits, dtype)
 
 
-def source_of(stores: Mapping[str, TensorStore], config: ModelConfig, tied_head: bool, affine: Affine | None,
-              where: str) -> HfSource:
+def source_of(
+    stores: Mapping[str, TensorStore], config: ModelConfig, tied_head: bool, affine: Affine | None, where: str
+) -> HfSource:
     """Check what the stores (by file name) hold against the configuration, and give the source."""
     places: dict[str, TensorStore] = {}
     for file, store in stores.items():
         for name in store.names():
             if name in places:
-                raise refuse("zg/model/tensor-unexpected", f"{file}: {name}", "the tensor in two files", "each tensor once")
+                raise refuse(
+                    "zg/model/tensor-unexpected", f"{file}: {name}", "the tensor in two files", "each tensor once"
+                )
             if not name.endswith(IGNORED_SUFFIX):
                 places[name] = store
     source = HfSource(places, affine)
     canonical = {hf_name(name): name for name in expected_shapes(config)}
-    found = {canonical.get(name, name): check_entry(source, name, where) for name in places if not is_group_part(source, name)}
+    found = {
+        canonical.get(name, name): check_entry(source, name, where)
+        for name in places
+        if not is_group_part(source, name)
+    }
     check_tensors(config, tied_head, found, where)
     if tied_head and "head" in found and not np.array_equal(source.values("head"), source.values("embed")):
-        raise refuse("zg/model/bad-config", f"{where}: lm_head.weight", "other numbers than the embedding", "equal ones, since tie_word_embeddings is true")
+        raise refuse(
+            "zg/model/bad-config",
+            f"{where}: lm_head.weight",
+            "other numbers than the embedding",
+            "equal ones, since tie_word_embeddings is true",
+        )
     return source
 
 
@@ -138,13 +159,26 @@ def check_entry(source: HfSource, name: str, where: str) -> tuple[int, ...]:
         return data.shape
     base, affine = name.removesuffix(".weight"), source.affine
     if dtype != "u32" or data.ndim != 2 or base + ".biases" not in source.places:
-        raise refuse("zg/model/bad-shape", f"{where}: {name}", f"{dtype} {list(data.shape)}", "u32 [out, words] with scales and biases")
+        raise refuse(
+            "zg/model/bad-shape",
+            f"{where}: {name}",
+            f"{dtype} {list(data.shape)}",
+            "u32 [out, words] with scales and biases",
+        )
     columns = data.shape[1] * 32 // affine.bits
     for part in (".scales", ".biases"):
         kind, values = source.entry(base + part)
-        if kind not in PLAIN or values.shape != (data.shape[0], columns // affine.group_size) or columns % affine.group_size:
-            raise refuse("zg/model/bad-shape", f"{where}: {base + part}", f"{kind} {list(values.shape)}",
-                         f"float [{data.shape[0]}, {columns // affine.group_size}]")
+        if (
+            kind not in PLAIN
+            or values.shape != (data.shape[0], columns // affine.group_size)
+            or columns % affine.group_size
+        ):
+            raise refuse(
+                "zg/model/bad-shape",
+                f"{where}: {base + part}",
+                f"{kind} {list(values.shape)}",
+                f"float [{data.shape[0]}, {columns // affine.group_size}]",
+            )
     return data.shape[0], columns
 
 
@@ -159,9 +193,16 @@ def open_shards(directory: Path) -> tuple[dict[str, TensorStore], tuple[Path, ..
         raise refuse("zg/model/bad-config", f"{index.name}: weight_map", f"{len(files)} files", f"at most {SHARDS_MAX}")
     for file in files:
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise refuse("zg/model/refused-format", f"{index.name}: weight_map", file, "a .safetensors file in the same directory")
+            raise refuse(
+                "zg/model/refused-format",
+                f"{index.name}: weight_map",
+                file,
+                "a .safetensors file in the same directory",
+            )
     stores: dict[str, TensorStore] = {file: open_safetensors(directory / file) for file in files}
     for name, file in fields.values.items():
         if name not in stores[str(file)].names():
-            raise refuse("zg/model/tensor-missing", f"{file}: {name}", "nothing", f"the tensor that {index.name} promises")
+            raise refuse(
+                "zg/model/tensor-missing", f"{file}: {name}", "nothing", f"the tensor that {index.name} promises"
+            )
     return stores, (index, *(directory / file for file in files))

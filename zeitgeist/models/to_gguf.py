@@ -1,11 +1,11 @@
 """A bundle → a GGUF file that llama.cpp loads and that has the same model and tokenizer digests (R3, C4).
 
-Law: what GGUF cannot say about the model is refused (`zg/model/cannot-express`), never dropped. q and k rows are put into
-interleaved order for arch `llama` only; llama3 scaling becomes the `rope_freqs` tensor, as llama.cpp's own converter does.
-The `gguf` package writes the file and quantises: its bytes equal `ggml_quantize_chunk`'s for these schemas.
+Law: what GGUF cannot say about the model is refused (`zg/model/cannot-express`), never dropped. q and k rows are put
+into interleaved order for arch `llama` only; llama3 scaling becomes the `rope_freqs` tensor, as llama.cpp's own
+converter does. The `gguf` package writes the file and quantises: its bytes equal `ggml_quantize_chunk`'s for these
+schemas.
 """
 
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from zeitgeist.models.gguf_model import CONTROL, NORMAL, ROPE_FREQS, UNUSED, USE
 
 __all__ = ["GGUF_TYPES", "write_gguf"]
 
-GGUF_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0", "q4_1": "MOSTLY_Q4_1"}
+GGUF_TYPES = {
+    "f32": "ALL_F32",
+    "f16": "MOSTLY_F16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+    "q4_1": "MOSTLY_Q4_1",
+}
 """Our name of a weight type → GGUF's file type. Vectors stay float32 in all of them."""
 
 BLOCK = 32
@@ -32,7 +38,7 @@ def write_gguf(bundle: ModelBundle, path: Path, weights: str = "f32") -> Path:
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write_file(bundle, partial, weights)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -54,7 +60,9 @@ def check_expressible(bundle: ModelBundle, weights: str) -> None:
         raise cannot("head_dim", f"llama.cpp's qwen2 needs head_count * head_dim = hidden_size, {config.hidden_size}")
     rows = {config.hidden_size, config.ffn_size, config.head_count * config.head_dim}
     if weights.startswith("q") and any(size % BLOCK for size in rows):
-        raise cannot("hidden_size", f"rows of {sorted(rows)} are not whole blocks of {BLOCK}, so {weights} is impossible")
+        raise cannot(
+            "hidden_size", f"rows of {sorted(rows)} are not whole blocks of {BLOCK}, so {weights} is impossible"
+        )
 
 
 def write_file(bundle: ModelBundle, path: Path, weights: str) -> None:
@@ -112,8 +120,10 @@ def write_tokenizer(writer: Any, bundle: ModelBundle) -> None:
     padding = range(len(tokenizer.tokens), bundle.config.vocab_size)
     if bundle.config.vocab_size < len(tokenizer.tokens):
         raise cannot("vocab_size", f"{len(tokenizer.tokens)} tokens but only {bundle.config.vocab_size} embedding rows")
-    kinds = [CONTROL if id in tokenizer.specials.values() else USER_DEFINED if id in tokenizer.added.values() else NORMAL
-             for id in range(len(tokenizer.tokens))]
+    kinds = [
+        CONTROL if id in tokenizer.specials.values() else USER_DEFINED if id in tokenizer.added.values() else NORMAL
+        for id in range(len(tokenizer.tokens))
+    ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([*tokenizer.tokens, *(f"[PAD{id}]" for id in padding)])

@@ -24,12 +24,18 @@ GROUP_SIZE = 32
 
 
 def write_mlx(bundle: ModelBundle, directory: Path, bits: int = 32) -> Path:
-    """Write directory. bits: 32 (plain float32), 8 or 4. The tokenizer files are copied, so the bundle must be a directory."""
+    """Write directory. bits.
+
+    32 (plain float32), 8 or 4. The tokenizer files are copied, so the bundle must be a directory.
+    """
     if bits not in (32, 8, 4):
         raise LocalProtocolError("zg/model/cannot-express", f"got {bits} bits, wanted 32, 8 or 4", "bits")
     if bundle.config.rope.scaling == "factors" or not bundle.path.is_dir():
-        raise LocalProtocolError("zg/model/cannot-express", f"{bundle.path.name} is not a Hugging Face directory: its rope words "
-                                 "and tokenizer files are needed", "path")
+        raise LocalProtocolError(
+            "zg/model/cannot-express",
+            f"{bundle.path.name} is not a Hugging Face directory: its rope words and tokenizer files are needed",
+            "path",
+        )
     fields = mlx_config(bundle, bits)
     write_directory(directory, fields, stored_tensors(bundle, bits), "mlx")
     for name in (*TOKENIZER_FILES, "generation_config.json"):
@@ -61,7 +67,9 @@ def stored_tensors(bundle: ModelBundle, bits: int) -> Iterator[tuple[str, str, N
             yield plain(name, values)
             continue
         if values.shape[1] % GROUP_SIZE:
-            raise LocalProtocolError("zg/model/cannot-express", f"rows of {values.shape[1]} are not whole groups of {GROUP_SIZE}", name)
+            raise LocalProtocolError(
+                "zg/model/cannot-express", f"rows of {values.shape[1]} are not whole groups of {GROUP_SIZE}", name
+            )
         base = hf_name(name).removesuffix(".weight")
         groups = affine_quantise(values, bits, GROUP_SIZE)
         yield base + ".weight", "u32", groups.weight

@@ -36,15 +36,18 @@ def token_bytes_of(token: str, where: str) -> bytes:
     try:
         return bytes(CHARACTER_TO_BYTE[character] for character in token)
     except KeyError as error:
-        raise RemoteProtocolError("zg/model/bad-tokenizer", f"token {token!r:.60} is not byte-level: {error}", where) from error
+        raise RemoteProtocolError(
+            "zg/model/bad-tokenizer", f"token {token!r:.60} is not byte-level: {error}", where
+        ) from error
 
 
 @dataclass(frozen=True)
 class BpeTokenizer:
     """A tokenizer as data, and what it does.
 
-    tokens: texts by id as in the file (byte-level, specials as themselves); token_bytes: bytes by id; merges in rank order;
-    specials: control tokens by text; added: other tokens matched in text before anything else; where: file, for errors.
+    tokens: texts by id as in the file (byte-level, specials as themselves); token_bytes: bytes by id; merges in rank
+    order; specials: control tokens by text; added: other tokens matched in text before anything else; where: file, for
+    errors.
     """
 
     tokens: tuple[str, ...]
@@ -62,23 +65,32 @@ class BpeTokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise LocalProtocolError("zg/model/bad-tokenizer", f"the text holds a lone surrogate: {error.reason}", "text") from error
+            raise LocalProtocolError(
+                "zg/model/bad-tokenizer", f"the text holds a lone surrogate: {error.reason}", "text"
+            ) from error
         known = {**self.added, **(self.specials if specials else {})}
         if not known:
             return self.encode_plain(text)
         longest_first = sorted(known, key=lambda token: (-len(token), token))
         parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
-        return [id for index, part in enumerate(parts) for id in ([known[part]] if index % 2 else self.encode_plain(part))]
+        return [
+            id for index, part in enumerate(parts) for id in ([known[part]] if index % 2 else self.encode_plain(part))
+        ]
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of text without any added token."""
         return [id for piece in gpt2_pieces(text) for id in self.encode_piece(piece)]
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        """Bytes of ids; partial UTF-8 is returned as it is. `zg/model/bad-tokenizer` for an id outside the vocabulary."""
+        """Bytes of ids; partial UTF-8 is returned as it is.
+
+        `zg/model/bad-tokenizer` for an id outside the vocabulary.
+        """
         for id in ids:
             if not 0 <= id < len(self.token_bytes):
-                raise LocalProtocolError("zg/model/bad-tokenizer", f"got token {id}, wanted 0 to {len(self.token_bytes) - 1}", "ids")
+                raise LocalProtocolError(
+                    "zg/model/bad-tokenizer", f"got token {id}, wanted 0 to {len(self.token_bytes) - 1}", "ids"
+                )
         return b"".join(self.token_bytes[id] for id in ids)
 
     def encode_piece(self, piece: str) -> tuple[int, ...]:
@@ -111,13 +123,17 @@ class BpeTokenizer:
         for rank, (left, right) in enumerate(self.merges):
             ids = [self.ids_by_token.get(token) for token in (left, right, left + right)]
             if any(id is None for id in ids):
-                raise RemoteProtocolError("zg/model/bad-tokenizer", f"merge {rank} {left!r:.30} {right!r:.30} leads to no token",
-                                          self.where)
+                raise RemoteProtocolError(
+                    "zg/model/bad-tokenizer", f"merge {rank} {left!r:.30} {right!r:.30} leads to no token", self.where
+                )
             table.setdefault((ids[0], ids[1]), (rank, ids[2]))  # pyright: ignore[reportArgumentType]
         return table
 
     def merge(self, data: bytes) -> tuple[int, ...]:
-        """Join the pair of lowest rank, leftmost first, until none is left. n log n, so that a long run is no attack."""
+        """Join the pair of lowest rank, leftmost first, until none is left.
+
+        N log n, so that a long run is no attack.
+        """
         ids = [self.byte_ids[byte] for byte in data]
         after, before = list(range(1, len(ids) + 1)), list(range(-1, len(ids) - 1))
         alive = [True] * len(ids)
