@@ -144,7 +144,7 @@ class Case:
             self.marks.append(Verdict.PASS)
             self.notes.append(f"refused: {error}")
             return error
-        self.fail(f"accepted; wanted a refusal {id or 'of ' + field}")
+        return self.fail(f"accepted; wanted a refusal {id or 'of ' + field}")
 
     def worst_row(self, rows: NDArray[Any], reference: NDArray[Any], mantissa_bits: int = 24) -> float:
         """Worst-row relative L2 error in units of u = 2^-mantissa_bits; remembers the row for the report."""
@@ -184,8 +184,17 @@ class Case:
 
     def finding(self, id: str, kind: FindingKind, statement: str, evidence: str, handled: str = "") -> None:
         """Something the report must say of this subject, whatever the verdict of this case."""
-        self.findings.append(Finding(id=id, kind=kind, family=self.meta.family, subject=self.subject_name,
-                                     statement=statement, evidence=evidence, handled=handled))
+        self.findings.append(
+            Finding(
+                id=id,
+                kind=kind,
+                family=self.meta.family,
+                subject=self.subject_name,
+                statement=statement,
+                evidence=evidence,
+                handled=handled,
+            )
+        )
 
     def exchanged(self, exporter: str, importer: str) -> None:
         """A cache of exporter was continued on importer in this case; counts for L4 when the case holds."""
@@ -199,12 +208,24 @@ class Case:
 
     def record(self, verdict: Verdict, observation: str) -> CaseRecord:
         """The record of this case as it ended."""
-        return CaseRecord(case=self.id, check=self.meta.id, family=self.meta.family, clause=self.meta.clause,
-                          verdict=verdict, expectation=self.meta.expectation, observation=observation[:2000],
-                          worst_row=self.worst_text, metrics=tuple(self.metrics), digests=tuple(self.digests),
-                          motive=self.meta.motive, level=self.meta.level, subject=self.subject_name,
-                          command=self.command, findings=tuple(self.findings),
-                          exchanges=() if verdict.blocks else tuple(self.exchanges))
+        return CaseRecord(
+            case=self.id,
+            check=self.meta.id,
+            family=self.meta.family,
+            clause=self.meta.clause,
+            verdict=verdict,
+            expectation=self.meta.expectation,
+            observation=observation[:2000],
+            worst_row=self.worst_text,
+            metrics=tuple(self.metrics),
+            digests=tuple(self.digests),
+            motive=self.meta.motive,
+            level=self.meta.level,
+            subject=self.subject_name,
+            command=self.command,
+            findings=tuple(self.findings),
+            exchanges=() if verdict.blocks else tuple(self.exchanges),
+        )
 
 
 def difference(observed: Comparable, expected: Comparable) -> str:
@@ -212,7 +233,9 @@ def difference(observed: Comparable, expected: Comparable) -> str:
     if isinstance(observed, np.ndarray) and isinstance(expected, np.ndarray):
         raw = [np.ascontiguousarray(a).reshape(-1).view(np.uint8).reshape(a.size, -1) for a in (observed, expected)]
         at = np.flatnonzero((raw[0] != raw[1]).any(axis=1))
-        first = tuple(int(i) for i in np.unravel_index(at[0], observed.shape))
-        return (f"{at.size} of {observed.size} elements differ, first at {first}: "
-                f"got {observed[first]}, wanted {expected[first]}")
+        got, wanted = observed.reshape(-1), expected.reshape(-1)
+        return (
+            f"{at.size} of {observed.size} elements differ, first at flat index {at[0]} of shape {observed.shape}: "
+            f"got {got[at[0]]}, wanted {wanted[at[0]]}"
+        )
     return f"got {str(observed)[:200]!s}, wanted {str(expected)[:200]!s}"

@@ -1,7 +1,8 @@
 """The certificate (W3): an in-toto Statement v1 with our predicate, in a DSSE envelope.
 
 Law: `verify` imports no engine, no array library and no pytest. Every part of the predicate has its own digest in
-`parts`, so that a part edited alone is named; whoever also mends the digest breaks the signature. Without a trusted key the
+`parts`, so that a part edited alone is named; whoever also mends the digest breaks the signature. Without a trusted
+key the
 answer is "integrity only, signer unknown", which is not success.
 """
 
@@ -26,8 +27,24 @@ from zeitgeist.core.errors import RemoteProtocolError
 from zeitgeist.core.formats import canonical
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "SUITE_VERSION", "VALID_DAYS", "Predicate", "ProfileRef", "RunRef",
-           "Signer", "Statement", "SuiteRef", "Verification", "build", "read_file", "read_statement", "sign", "verify"]
+__all__ = [
+    "PREDICATE_TYPE",
+    "STATEMENT_TYPE",
+    "SUITE_VERSION",
+    "VALID_DAYS",
+    "Predicate",
+    "ProfileRef",
+    "RunRef",
+    "Signer",
+    "Statement",
+    "SuiteRef",
+    "Verification",
+    "build",
+    "read_file",
+    "read_statement",
+    "sign",
+    "verify",
+]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:zeitgeist:certificate:v1"
@@ -39,7 +56,7 @@ VALID_DAYS = 180
 """Note §3.6: 180 days; an engine is re-certified sooner, at each release."""
 
 
-class SuiteRef(Record, kw_only=True):
+class SuiteRef(Record, frozen=True, kw_only=True):
     """Which checks ran: version and digest over the sources of `certify`."""
 
     major: int
@@ -47,7 +64,7 @@ class SuiteRef(Record, kw_only=True):
     digest: str
 
 
-class ProfileRef(Record, kw_only=True):
+class ProfileRef(Record, frozen=True, kw_only=True):
     """Which tolerances and levels."""
 
     name: str
@@ -55,7 +72,7 @@ class ProfileRef(Record, kw_only=True):
     digest: str
 
 
-class RunRef(Record, kw_only=True):
+class RunRef(Record, frozen=True, kw_only=True):
     """How to run it again. level: smoke, standard or full; model_path as it was given."""
 
     subject: str
@@ -67,14 +84,14 @@ class RunRef(Record, kw_only=True):
     command: str
 
 
-class Signer(Record, kw_only=True):
+class Signer(Record, frozen=True, kw_only=True):
     """The issuer's key, self-stated: it proves integrity, trust comes from a key that the verifier has."""
 
     key_id: str
     public_key: str
 
 
-class Predicate(Record, kw_only=True):
+class Predicate(Record, frozen=True, kw_only=True):
     """Everything a certificate says. parts: name of each other field -> SHA-256 of its canonical bytes."""
 
     suite: SuiteRef
@@ -99,14 +116,14 @@ class Predicate(Record, kw_only=True):
     parts: dict[str, str]
 
 
-class Named(Record, kw_only=True):
+class Named(Record, frozen=True, kw_only=True):
     """in-toto ResourceDescriptor: a name and digests by algorithm."""
 
     name: str
     digest: dict[str, str]
 
 
-class Statement(Record, kw_only=True, rename={"type": "_type", "predicate_type": "predicateType"}):
+class Statement(Record, frozen=True, kw_only=True, rename={"type": "_type", "predicate_type": "predicateType"}):
     """in-toto Statement v1."""
 
     type: str
@@ -129,10 +146,10 @@ class Verification:
     @property
     def text(self) -> str:
         """One line."""
-        grade_text = self.predicate.grade.text
+        said = f"{self.predicate.run.subject} is {self.predicate.grade.text}"
         if self.trusted:
-            return f"verified: {self.predicate.run.subject} is {grade_text}, signed by {self.predicate.signer.key_id}"
-        return f"integrity only, signer unknown: {self.predicate.run.subject} is {grade_text}, says {self.predicate.signer.key_id}"
+            return f"verified: {said}, signed by {self.predicate.signer.key_id}"
+        return f"integrity only, signer unknown: {said}, says {self.predicate.signer.key_id}"
 
 
 def part_digest(value: object) -> str:
@@ -149,25 +166,51 @@ def names_of(predicate: Predicate) -> tuple[Named, ...]:
     """What the statement is about: the engine as it described itself, and the model."""
     algorithm, _, value = str(predicate.model.model).partition(":")
     backend = hashlib.sha256(canonical.encode(predicate.backend)).hexdigest()
-    return (Named(name=f"backend/{predicate.run.subject}", digest={"sha256": backend}),
-            Named(name=f"model/{predicate.model.name}", digest={algorithm: value}))
+    return (
+        Named(name=f"backend/{predicate.run.subject}", digest={"sha256": backend}),
+        Named(name=f"model/{predicate.model.name}", digest={algorithm: value}),
+    )
 
 
-def build(*, suite_digest: str, profile: Profile, backend: BackendDescriptor, model: ModelDescriptor, run: RunRef,
-          environment: Environment, records: Sequence[CaseRecord], matrix: Sequence[MatrixCell], kill_score: KillScore,
-          admitted: bool, today: datetime.date) -> Predicate:
+def build(
+    *,
+    suite_digest: str,
+    profile: Profile,
+    backend: BackendDescriptor,
+    model: ModelDescriptor,
+    run: RunRef,
+    environment: Environment,
+    records: Sequence[CaseRecord],
+    matrix: Sequence[MatrixCell],
+    kill_score: KillScore,
+    admitted: bool,
+    today: datetime.date,
+) -> Predicate:
     """The unsigned predicate of a run; counts, Merkle root, findings and grade are computed here, never passed in."""
     counts, exchanges = count_verdicts(records), exchanges_of(records)
     findings = {finding.id + finding.subject: finding for record in records for finding in record.findings}
     return Predicate(
         suite=SuiteRef(major=SUITE_VERSION[0], minor=SUITE_VERSION[1], digest=suite_digest),
         profile=ProfileRef(name=profile.name, version=profile.version, digest=profile.digest),
-        backend=backend, model=model, kind="backend", admitted=admitted, run=run, environment=environment, counts=counts,
-        record_count=len(records), merkle_root=merkle_root(records), exchanges=exchanges, matrix=tuple(matrix),
-        findings=tuple(findings[key] for key in sorted(findings)), kill_score=kill_score,
-        grade=grade(counts, exchanges, claims_of(backend), profile, admitted=admitted), issued=today.isoformat(),
+        backend=backend,
+        model=model,
+        kind="backend",
+        admitted=admitted,
+        run=run,
+        environment=environment,
+        counts=counts,
+        record_count=len(records),
+        merkle_root=merkle_root(records),
+        exchanges=exchanges,
+        matrix=tuple(matrix),
+        findings=tuple(findings[key] for key in sorted(findings)),
+        kill_score=kill_score,
+        grade=grade(counts, exchanges, claims_of(backend), profile, admitted=admitted),
+        issued=today.isoformat(),
         not_after=(today + datetime.timedelta(days=VALID_DAYS)).isoformat(),
-        signer=Signer(key_id="", public_key=""), parts={})
+        signer=Signer(key_id="", public_key=""),
+        parts={},
+    )
 
 
 def sign(predicate: Predicate, private: bytes) -> bytes:
@@ -176,7 +219,9 @@ def sign(predicate: Predicate, private: bytes) -> bytes:
     signer = Signer(key_id=dsse.key_id(public), public_key=base64.b64encode(public).decode())
     filled = msgspec.structs.replace(predicate, signer=signer)
     filled = msgspec.structs.replace(filled, parts=part_digests(filled))
-    statement = Statement(type=STATEMENT_TYPE, subject=names_of(filled), predicate_type=PREDICATE_TYPE, predicate=filled)
+    statement = Statement(
+        type=STATEMENT_TYPE, subject=names_of(filled), predicate_type=PREDICATE_TYPE, predicate=filled
+    )
     return dsse.seal(msgspec.json.encode(statement, order="sorted"), private)
 
 
@@ -224,8 +269,11 @@ def check_version(suite: SuiteRef) -> None:
     """Same major, and minor N, N-1 or N-2."""
     major, minor = SUITE_VERSION
     if suite.major != major or not minor - 2 <= suite.minor <= minor:
-        raise RemoteProtocolError("zg/certify/suite-version", f"got suite {suite.major}.{suite.minor}, wanted "
-                                  f"{major}.{max(0, minor - 2)} … {major}.{minor}", "suite")
+        raise RemoteProtocolError(
+            "zg/certify/suite-version",
+            f"got suite {suite.major}.{suite.minor}, wanted {major}.{max(0, minor - 2)} … {major}.{minor}",
+            "suite",
+        )
 
 
 def check_grade(predicate: Predicate, profile: Profile) -> str:
@@ -233,8 +281,10 @@ def check_grade(predicate: Predicate, profile: Profile) -> str:
     if predicate.profile.digest != profile.digest:
         return f"grade not recomputed: issued under profile {predicate.profile.name} {predicate.profile.digest[:19]}…"
     claims: Claims = claims_of(predicate.backend, predicate.kind)
-    if grade(predicate.counts, predicate.exchanges, claims, profile, predicate.grade.assurance,
-             predicate.admitted) != predicate.grade:
+    if (
+        grade(predicate.counts, predicate.exchanges, claims, profile, predicate.grade.assurance, predicate.admitted)
+        != predicate.grade
+    ):
         raise tampered("grade", f"{predicate.grade.text} does not follow from the counts")
     return "grade recomputed from the counts"
 
@@ -253,8 +303,13 @@ def check_records(predicate: Predicate, records: Sequence[CaseRecord]) -> str:
     return f"{len(records)} records recomputed"
 
 
-def verify(data: bytes, profile: Profile, today: datetime.date, trusted: bytes | None = None,
-           records: Sequence[CaseRecord] | None = None) -> Verification:
+def verify(
+    data: bytes,
+    profile: Profile,
+    today: datetime.date,
+    trusted: bytes | None = None,
+    records: Sequence[CaseRecord] | None = None,
+) -> Verification:
     """Check a certificate file. trusted: raw public key of the expected signer, if known.
 
     Errors: `zg/certify/bad-certificate`, `tampered` (field: the part), `expired`, `suite-version`.
@@ -273,10 +328,14 @@ def verify(data: bytes, profile: Profile, today: datetime.date, trusted: bytes |
     if dsse.key_id(public) != signer.key_id:
         raise tampered("signer", "the key id is not that of the public key")
     if not dsse.signature_holds(envelope, payload, public):
-        raise tampered("signature", "it does not verify: the payload was changed after signing, or signed by another key")
+        raise tampered(
+            "signature", "it does not verify: the payload was changed after signing, or signed by another key"
+        )
     check_version(predicate.suite)
     if today.isoformat() > predicate.not_after:
-        raise RemoteProtocolError("zg/certify/expired", f"valid until {predicate.not_after}, today is {today}", "not_after")
+        raise RemoteProtocolError(
+            "zg/certify/expired", f"valid until {predicate.not_after}, today is {today}", "not_after"
+        )
     notes = [check_grade(predicate, profile)]
     notes.append(check_records(predicate, records) if records is not None else "records not given: not recomputed")
     if trusted is not None and trusted != public:

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,25 @@ __all__ = ["EXIT_CODES", "main"]
 
 EXIT_CODES = {0: "met", 1: "not met", 2: "usage", 3: "harness failure", 4: "subject or model unsupported"}
 
-USAGE = ("zg/certify/usage", "zg/certify/unknown", "zg/certify/no-model", "zg/certify/out-dir", "zg/certify/bad-profile",
-         "zg/certify/bad-key", "zg/backend/unknown")
+USAGE = (
+    "zg/certify/usage",
+    "zg/certify/unknown",
+    "zg/certify/no-model",
+    "zg/certify/out-dir",
+    "zg/certify/bad-profile",
+    "zg/certify/bad-key",
+    "zg/backend/unknown",
+)
 HARNESS = ("zg/certify/harness", "zg/certify/no-space", "zg/worker/start")
-NOT_MET = ("zg/certify/tampered", "zg/certify/expired", "zg/certify/bad-certificate", "zg/certify/suite-version",
-           "zg/worker/crashed", "zg/worker/timeout", "zg/worker/lied")
+NOT_MET = (
+    "zg/certify/tampered",
+    "zg/certify/expired",
+    "zg/certify/bad-certificate",
+    "zg/certify/suite-version",
+    "zg/worker/crashed",
+    "zg/worker/timeout",
+    "zg/worker/lied",
+)
 
 
 def exit_code(error: ZeitgeistError) -> int:
@@ -37,21 +52,30 @@ def exit_code(error: ZeitgeistError) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     codes = "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
-    top = argparse.ArgumentParser(prog="zg-certify", description="Certify LLM engines against the Zeitgeist contract.",
-                                  epilog=f"Exit codes: {codes}. First try: zg-certify run")
+    top = argparse.ArgumentParser(
+        prog="zg-certify",
+        description="Certify LLM engines against the Zeitgeist contract.",
+        epilog=f"Exit codes: {codes}. First try: zg-certify run",
+    )
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_run(sub)
     for name, about in (("list", "list the checks"), ("subjects", "list the backends that can be named here")):
         plain = sub.add_parser(name, help=about, description=about)
         plain.add_argument("--json", action="store_true", help="print one JSON object")
-    verify = sub.add_parser("verify", help="verify a certificate; needs no engine",
-                            description="Verify a certificate. Exit 0 only when it is signed by the key given with --key.")
+    verify = sub.add_parser(
+        "verify",
+        help="verify a certificate; needs no engine",
+        description="Verify a certificate. Exit 0 only when it is signed by the key given with --key.",
+    )
     verify.add_argument("certificate", type=Path)
     verify.add_argument("--key", type=Path, help="public key (PEM) of the issuer you trust")
     verify.add_argument("--records", type=Path, help="records.jsonl; the one beside the certificate when there is one")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
-    replay = sub.add_parser("replay", help="run a certificate again and compare",
-                            description="Run again what a certificate states, with its seed, and compare case by case.")
+    replay = sub.add_parser(
+        "replay",
+        help="run a certificate again and compare",
+        description="Run again what a certificate states, with its seed, and compare case by case.",
+    )
     replay.add_argument("certificate", type=Path)
     replay.add_argument("--model", type=Path, help="the model, when it lies elsewhere than the certificate says")
     replay.add_argument("--out", type=Path, help="keep the results of the replay here")
@@ -65,18 +89,32 @@ def parser() -> argparse.ArgumentParser:
 
 def add_run(sub: Any) -> None:
     """`run`."""
-    run = sub.add_parser("run", help="certify one or more subjects", description="Run the checks on subjects, grade them "
-                         "and write signed certificates. Without arguments: the NumPy reference on the tiny model.")
-    run.add_argument("--subject", default="reference", help="backend[:variant], or several with commas (default: reference)")
+    run = sub.add_parser(
+        "run",
+        help="certify one or more subjects",
+        description="Run the checks on subjects, grade them "
+        "and write signed certificates. Without arguments: the NumPy reference on the tiny model.",
+    )
+    run.add_argument(
+        "--subject", default="reference", help="backend[:variant], or several with commas (default: reference)"
+    )
     run.add_argument("--model", type=Path, help="Hugging Face or MLX directory, or GGUF file (default: zg-tiny)")
     run.add_argument("--level", default="smoke", help="smoke, standard or full (default: smoke)")
     run.add_argument("--require", default="", metavar="LEVEL", help="exit 0 only when this is held, e.g. L3 or L4-x32")
     run.add_argument("--seed", type=int, default=0, help="seed of everything random in the checks (default: 0)")
     run.add_argument("--out", type=Path, default=Path("reports") / "certify", help="results go to DIR/<subject>/")
-    run.add_argument("--peers", default="auto", help="backends for the interop checks, with commas; auto: those that are "
-                     "installed; none")
-    run.add_argument("--check", action="append", default=[], metavar="CASE", help="only this check or case; repeatable; no "
-                     "certificate")
+    run.add_argument(
+        "--peers",
+        default="auto",
+        help="backends for the interop checks, with commas; auto: those that are installed; none",
+    )
+    run.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="CASE",
+        help="only this check or case; repeatable; no certificate",
+    )
     run.add_argument("--families", default="", help="only these families, e.g. BN; no certificate")
     run.add_argument("--service", default="", help=argparse.SUPPRESS)
     run.add_argument("--profile", type=Path, help="tolerance profile (default: standard)")
@@ -89,15 +127,22 @@ def add_late(sub: Any) -> None:
     """`matrix` and `selftest`, when their parts are there. Looked for by file: importing them would slow `verify`."""
     here = Path(__file__).parent
     if (here / "matrix.py").is_file():
-        matrix = sub.add_parser("matrix", help="measure the interop matrix", description="Every ordered pair of subjects: "
-                                "a cache made by one continues on the other.")
+        matrix = sub.add_parser(
+            "matrix",
+            help="measure the interop matrix",
+            description="Every ordered pair of subjects: a cache made by one continues on the other.",
+        )
         matrix.add_argument("--subjects", default="auto", help="with commas; auto: those that are installed")
         matrix.add_argument("--model", type=Path)
         matrix.add_argument("--seed", type=int, default=0)
         matrix.add_argument("--json", action="store_true", help="print one JSON object")
     if (here / "mutants" / "__init__.py").is_file():
-        selftest = sub.add_parser("selftest", help="test the suite with planted bugs", description="Run mutants and honest "
-                                  "variants through the checks; keeps the kill score for the next certificates.")
+        selftest = sub.add_parser(
+            "selftest",
+            help="test the suite with planted bugs",
+            description="Run mutants and honest "
+            "variants through the checks; keeps the kill score for the next certificates.",
+        )
         selftest.add_argument("--model", type=Path)
         selftest.add_argument("--seed", type=int, default=0)
         selftest.add_argument("--level", default="smoke")
@@ -112,16 +157,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZeitgeistError as error:
         code = exit_code(error)
         if args.json:
-            print(json.dumps({"error": {"id": error.id, "field": error.field, "detail": error.detail,
-                                        "remedy": error.spec.remedy}, "exit": code}))
+            print(
+                json.dumps(
+                    {
+                        "error": {
+                            "id": error.id,
+                            "field": error.field,
+                            "detail": error.detail,
+                            "remedy": error.spec.remedy,
+                        },
+                        "exit": code,
+                    }
+                )
+            )
         print(f"zg-certify: {error}\n  what to do: {error.spec.remedy}", file=sys.stderr)
         return code
     except KeyboardInterrupt:
         print("zg-certify: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    except Exception:  # noqa: BLE001 - Python's own exit code for a bug is 1, which here says "not met"
+        traceback.print_exc()
+        return 3
 
 
 def dispatch(args: argparse.Namespace) -> int:
@@ -130,27 +186,22 @@ def dispatch(args: argparse.Namespace) -> int:
         return verify(args)
     from certify import commands
 
-    match args.command:
-        case "run":
-            return commands.run(args)
-        case "list":
-            return commands.list_checks(args)
-        case "subjects":
-            return commands.list_subjects(args)
-        case "replay":
-            return commands.replay(args)
-        case "explain":
-            return commands.explain(args)
-        case "matrix":
-            return commands.matrix(args)
-        case "selftest":
-            return commands.selftest(args)
-    raise AssertionError(f"{args.command} has no function")
+    functions = {
+        "run": commands.run,
+        "list": commands.list_checks,
+        "subjects": commands.list_subjects,
+        "replay": commands.replay,
+        "explain": commands.explain,
+        "matrix": commands.matrix,
+        "selftest": commands.selftest,
+    }
+    return functions[args.command](args)
 
 
 def verify(args: argparse.Namespace) -> int:
     """0 when it holds and the signer is trusted, else 1."""
-    from certify.certificate import read_file, verify as verify_bytes
+    from certify.certificate import read_file
+    from certify.certificate import verify as verify_bytes
     from certify.dsse import load_public
     from certify.profile import load_profile
     from certify.records import read_records
@@ -164,9 +215,21 @@ def verify(args: argparse.Namespace) -> int:
     found = verify_bytes(read_file(args.certificate), load_profile(), datetime.date.today(), trusted, records)
     if args.json:
         predicate = found.predicate
-        print(json.dumps({"integrity": True, "trusted": found.trusted, "subject": predicate.run.subject,
-                          "level": predicate.grade.text, "model": str(predicate.model.model), "issued": predicate.issued,
-                          "not_after": predicate.not_after, "signer": predicate.signer.key_id, "notes": found.notes}))
+        print(
+            json.dumps(
+                {
+                    "integrity": True,
+                    "trusted": found.trusted,
+                    "subject": predicate.run.subject,
+                    "level": predicate.grade.text,
+                    "model": str(predicate.model.model),
+                    "issued": predicate.issued,
+                    "not_after": predicate.not_after,
+                    "signer": predicate.signer.key_id,
+                    "notes": found.notes,
+                }
+            )
+        )
     else:
         print("\n".join([found.text, *(f"  {note}" for note in found.notes)]))
     return 0 if found.trusted else 1

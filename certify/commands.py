@@ -64,10 +64,22 @@ def requests(args: argparse.Namespace) -> list[RunRequest]:
     subjects = names(args.subject)
     if not subjects:
         raise LocalProtocolError("zg/certify/usage", "no subject named", "subject")
-    return [RunRequest(subject=subject, model=args.model or default_model(), out=args.out, level=args.level, seed=args.seed,
-                       peers=peers_of(args.peers, subject, subjects), service=args.service, checks=tuple(args.check),
-                       families=args.families, profile_path=args.profile or STANDARD, jobs=args.jobs)
-            for subject in subjects]
+    return [
+        RunRequest(
+            subject=subject,
+            model=args.model or default_model(),
+            out=args.out,
+            level=args.level,
+            seed=args.seed,
+            peers=peers_of(args.peers, subject, subjects),
+            service=args.service,
+            checks=tuple(args.check),
+            families=args.families,
+            profile_path=args.profile or STANDARD,
+            jobs=args.jobs,
+        )
+        for subject in subjects
+    ]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +117,11 @@ def measure_cells(asked: list[RunRequest]) -> Any:
         return ()
     first = asked[0]
     with progress_of("matrix") as progress:
-        return tuple(measure(tuple(r.subject for r in asked), first.model, load_profile(first.profile_path), first.seed, progress))
+        return tuple(
+            measure(
+                tuple(r.subject for r in asked), first.model, load_profile(first.profile_path), first.seed, progress
+            )
+        )
 
 
 def write_report(out: Path, results: list[RunResult]) -> None:
@@ -147,8 +163,23 @@ def list_subjects(args: argparse.Namespace) -> int:
 
     found = known_subjects()
     if args.json:
-        print(json.dumps({"subjects": [{"name": s.name, "about": s.about, "origin": s.origin, "installed": s.installed,
-                                        "missing": s.missing, "extra": s.extra} for s in found]}))
+        print(
+            json.dumps(
+                {
+                    "subjects": [
+                        {
+                            "name": s.name,
+                            "about": s.about,
+                            "origin": s.origin,
+                            "installed": s.installed,
+                            "missing": s.missing,
+                            "extra": s.extra,
+                        }
+                        for s in found
+                    ]
+                }
+            )
+        )
         return 0
     for subject in found:
         state = "ready" if subject.installed else f"not installed: pip install 'zeitgeist[{subject.extra}]'"
@@ -162,14 +193,26 @@ def explain(args: argparse.Namespace) -> int:
     name = args.name.partition("[")[0]
     if name in known:
         meta = known[name]
-        rows = {"check": meta.id, "family": f"{meta.family}: {FAMILIES[meta.family]}", "clause": meta.clause,
-                "expects": meta.expectation, "level": meta.level, "needs": ", ".join(meta.needs) or "nothing",
-                "motive": meta.motive or "the contract itself", "requirement": ", ".join(meta.requirement),
-                "code": meta.where}
+        rows = {
+            "check": meta.id,
+            "family": f"{meta.family}: {FAMILIES[meta.family]}",
+            "clause": meta.clause,
+            "expects": meta.expectation,
+            "level": meta.level,
+            "needs": ", ".join(meta.needs) or "nothing",
+            "motive": meta.motive or "the contract itself",
+            "requirement": ", ".join(meta.requirement),
+            "code": meta.where,
+        }
     elif name in REGISTRY:
         spec = REGISTRY[name]  # pyright: ignore[reportArgumentType]
-        rows = {"error": str(spec.id), "who is wrong": spec.fault, "cause": spec.cause, "what to do": spec.remedy,
-                "definite": "it surely did not happen" if spec.definite else "it may have happened in part"}
+        rows = {
+            "error": str(spec.id),
+            "who is wrong": spec.fault,
+            "cause": spec.cause,
+            "what to do": spec.remedy,
+            "definite": "it surely did not happen" if spec.definite else "it may have happened in part",
+        }
     else:
         import difflib
 
@@ -184,28 +227,47 @@ def replay(args: argparse.Namespace) -> int:
     data = certificate.read_file(args.certificate)
     beside = args.certificate.with_name("records.jsonl")
     if not beside.is_file():
-        raise ZeitgeistError("zg/certify/bad-certificate", f"{beside} is not there: a replay compares records", "records")
+        raise ZeitgeistError(
+            "zg/certify/bad-certificate", f"{beside} is not there: a replay compares records", "records"
+        )
     old = read_records(beside)
     predicate = certificate.verify(data, load_profile(), datetime.date.today(), None, old).predicate
     stated = predicate.run
     with nullcontext(args.out) if args.out else tempfile.TemporaryDirectory(prefix="zg-replay-") as out:
-        request = RunRequest(subject=stated.subject, model=args.model or Path(stated.model_path), out=Path(out),
-                             level=stated.level, seed=stated.seed, peers=stated.peers, service=stated.service)
+        request = RunRequest(
+            subject=stated.subject,
+            model=args.model or Path(stated.model_path),
+            out=Path(out),
+            level=stated.level,
+            seed=stated.seed,
+            peers=stated.peers,
+            service=stated.service,
+        )
         seen = preflight(request)
         if seen.model.model != predicate.model.model:
-            raise LocalProtocolError("zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model")
+            raise LocalProtocolError(
+                "zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model"
+            )
         with progress_of(f"replay {request.subject}") as progress:
             result = run_checks(request, seen, progress)
     reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest())
     found = compare(old, result.records, reasons)
-    rows = {"mode": found.mode, "why_not_exact": found.reasons, "cases": found.case_count, "digests": found.digest_count,
-            "same": found.same, "differences": found.differences}
+    rows = {
+        "mode": found.mode,
+        "why_not_exact": found.reasons,
+        "cases": found.case_count,
+        "digests": found.digest_count,
+        "same": found.same,
+        "differences": found.differences,
+    }
     if args.json:
         print(json.dumps(rows))
     else:
         why = f" ({'; '.join(reasons)})" if reasons else ""
-        print(f"mode {found.mode}{why}: {found.case_count} cases, {found.digest_count} digests compared, "
-              f"{'all the same' if found.same else f'{len(found.differences)} differ'}")
+        print(
+            f"mode {found.mode}{why}: {found.case_count} cases, {found.digest_count} digests compared, "
+            f"{'all the same' if found.same else f'{len(found.differences)} differ'}"
+        )
         for line in found.differences:
             print(f"  {line}")
     return 3 if result.defects else 0 if found.same else 1
@@ -222,8 +284,10 @@ def matrix(args: argparse.Namespace) -> int:
         print(json.dumps({"matrix": msgspec.to_builtins(cells)}))
     else:
         for cell in cells:
-            print(f"{cell.exporter:>24} -> {cell.importer:24} {cell.scenario:16} {cell.verdict:6} fidelity {cell.fidelity} "
-                  f"(limit {cell.fidelity_limit}), loss {cell.loss}")
+            print(
+                f"{cell.exporter:>24} -> {cell.importer:24} {cell.scenario:16} {cell.verdict:6} "
+                f"fidelity {cell.fidelity} (limit {cell.fidelity_limit}), loss {cell.loss}"
+            )
     return 1 if any(cell.verdict.bad for cell in cells) else 0
 
 

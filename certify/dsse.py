@@ -14,20 +14,31 @@ import msgspec
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["PAYLOAD_TYPE", "Envelope", "Signature", "default_key_path", "key_id", "load_private", "load_public",
-           "open_envelope", "public_of", "seal", "signature_holds"]
+__all__ = [
+    "PAYLOAD_TYPE",
+    "Envelope",
+    "Signature",
+    "default_key_path",
+    "key_id",
+    "load_private",
+    "load_public",
+    "open_envelope",
+    "public_of",
+    "seal",
+    "signature_holds",
+]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
-class Signature(Record, kw_only=True):
+class Signature(Record, frozen=True, kw_only=True):
     """Base64 signature and the id of the key."""
 
     keyid: str
     sig: str
 
 
-class Envelope(Record, kw_only=True, rename={"payload_type": "payloadType"}):
+class Envelope(Record, frozen=True, kw_only=True, rename={"payload_type": "payloadType"}):
     """One DSSE envelope; payload in base64."""
 
     payload: str
@@ -80,8 +91,9 @@ def make_key(path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,11 +145,13 @@ def open_envelope(data: bytes) -> tuple[Envelope, bytes]:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise RemoteProtocolError("zg/certify/bad-certificate", f"not a DSSE envelope: {error}", "envelope") from error
     if envelope.payload_type != PAYLOAD_TYPE:
-        raise RemoteProtocolError("zg/certify/tampered", f"got {envelope.payload_type[:80]!r}, wanted {PAYLOAD_TYPE!r}",
-                                  "payloadType")
+        raise RemoteProtocolError(
+            "zg/certify/tampered", f"got {envelope.payload_type[:80]!r}, wanted {PAYLOAD_TYPE!r}", "payloadType"
+        )
     if len(envelope.signatures) != 1:
-        raise RemoteProtocolError("zg/certify/tampered", f"got {len(envelope.signatures)} signatures, wanted 1",
-                                  "signatures")
+        raise RemoteProtocolError(
+            "zg/certify/tampered", f"got {len(envelope.signatures)} signatures, wanted 1", "signatures"
+        )
     try:
         return envelope, base64.b64decode(envelope.payload, validate=True)
     except binascii.Error as error:

@@ -11,21 +11,37 @@ from zeitgeist.core.formats.canonical import Record
 __all__ = ["Environment", "Package", "observe", "suite_digest"]
 
 PACKAGES = (
-    "blake3", "cryptography", "gguf", "llama-cpp-python", "mlx", "mlx-lm", "msgspec", "numpy", "pytest", "pytest-xdist",
-    "safetensors", "tokenizers", "torch", "transformers", "xllamacpp", "xxhash", "zeitgeist",
+    "blake3",
+    "cryptography",
+    "gguf",
+    "llama-cpp-python",
+    "mlx",
+    "mlx-lm",
+    "msgspec",
+    "numpy",
+    "pytest",
+    "pytest-xdist",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "xllamacpp",
+    "xxhash",
+    "zeitgeist",
 )
 SOURCES = (".py", ".toml", ".html", ".jinja", ".css", ".js", ".json")
 
 
-class Package(Record, kw_only=True):
+class Package(Record, frozen=True, kw_only=True):
     """An installed distribution."""
 
     name: str
     version: str
 
 
-class Environment(Record, kw_only=True):
-    """Machine and software of a run. cpu: the model's name; cores: those this process may use; threads: OMP_NUM_THREADS."""
+class Environment(Record, frozen=True, kw_only=True):
+    """Machine and software of a run. cpu: the model's name; cores: those this process may use; threads:
+    OMP_NUM_THREADS."""
 
     cpu: str
     cores: int
@@ -57,9 +73,15 @@ def observe() -> Environment:
             continue
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return Environment(cpu=cpu_name(), cores=cores, machine=platform.machine(),
-                       system=f"{platform.system()} {platform.release()}", python=platform.python_version(),
-                       threads=os.environ.get("OMP_NUM_THREADS", ""), packages=tuple(packages))
+    return Environment(
+        cpu=cpu_name(),
+        cores=cores,
+        machine=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        threads=os.environ.get("OMP_NUM_THREADS", ""),
+        packages=tuple(packages),
+    )
 
 
 def suite_digest(root: Path | None = None) -> str:

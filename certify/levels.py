@@ -1,6 +1,8 @@
-"""Levels (W1): the table (kind × level → families) of the profile applied to counts of verdicts, with the reasons why not higher.
+"""Levels (W1): the table (kind × level → families) of the profile applied to counts of verdicts, with the reasons
+why not higher.
 
-Law: a level is held when every family up to it holds. A family holds when at least one case is EXACT, PASS or NON_STRICT
+Law: a level is held when every family up to it holds. A family holds when at least one case is EXACT, PASS or
+NON_STRICT
 and no case FAILs, CRASHes, is SKIPPED or INCONCLUSIVE. Determinism is a flag, not a level (DESIGN §9).
 Counts and exchanges are all that is needed, so that `verify` recomputes the level without records.
 """
@@ -21,7 +23,7 @@ Counts = Mapping[str, Mapping[str, int]]
 GOOD = (Verdict.EXACT, Verdict.PASS, Verdict.NON_STRICT)
 
 
-class Claims(Record, kw_only=True):
+class Claims(Record, frozen=True, kw_only=True):
     """What a grade needs of the subject: kind, band and the claimed bitwise equalities."""
 
     kind: str
@@ -32,7 +34,7 @@ class Claims(Record, kw_only=True):
     chunk_invariant: bool
 
 
-class Grade(Record, kw_only=True):
+class Grade(Record, frozen=True, kw_only=True):
     """level `L4` or "" for none; text `L4-x32-S+rb`; why_not: reasons that the next level is not held."""
 
     level: str
@@ -45,8 +47,14 @@ class Grade(Record, kw_only=True):
 
 def claims_of(descriptor: BackendDescriptor, kind: str = "backend") -> Claims:
     """The claims of a backend."""
-    return Claims(kind=kind, engine=descriptor.name, band=descriptor.band, run_to_run=descriptor.run_to_run,
-                  batch_invariant=descriptor.batch_invariant, chunk_invariant=descriptor.chunk_invariant)
+    return Claims(
+        kind=kind,
+        engine=descriptor.name,
+        band=descriptor.band,
+        run_to_run=descriptor.run_to_run,
+        batch_invariant=descriptor.batch_invariant,
+        chunk_invariant=descriptor.chunk_invariant,
+    )
 
 
 def exchanges_of(records: Iterable[CaseRecord]) -> tuple[Exchange, ...]:
@@ -60,10 +68,15 @@ def family_reasons(counts: Counts, family: str) -> list[str]:
     row = counts.get(family, {})
     if not row:
         return [f"family {family} did not run"]
-    reasons = [f"family {family}: {row[verdict]} {verdict.value}" for verdict in Verdict
-               if verdict.blocks and row.get(verdict.value)]
+    reasons = [
+        f"family {family}: {row[verdict]} {verdict.value}"
+        for verdict in Verdict
+        if verdict.blocks and row.get(verdict.value)
+    ]
     if not reasons and not any(row.get(verdict.value) for verdict in GOOD):
-        reasons = [f"family {family}: nothing was shown to hold ({', '.join(f'{n} {v}' for v, n in sorted(row.items()))})"]
+        reasons = [
+            f"family {family}: nothing was shown to hold ({', '.join(f'{n} {v}' for v, n in sorted(row.items()))})"
+        ]
     return reasons
 
 
@@ -89,8 +102,14 @@ def level_reasons(level: str, families: Iterable[str], counts: Counts, foreign: 
     return reasons
 
 
-def grade(counts: Counts, exchanges: Iterable[Exchange], claims: Claims, profile: Profile,
-          assurance: Literal["S", "W", "R"] = "S", admitted: bool = True) -> Grade:
+def grade(
+    counts: Counts,
+    exchanges: Iterable[Exchange],
+    claims: Claims,
+    profile: Profile,
+    assurance: Literal["S", "W", "R"] = "S",
+    admitted: bool = True,
+) -> Grade:
     """The highest level held, and why not the next. A subject that was not admitted has none."""
     if claims.kind not in profile.levels:
         raise LocalProtocolError("zg/certify/bad-profile", f"no levels for kind {claims.kind!r}", "levels")

@@ -1,7 +1,7 @@
 """The pytest plugin that turns checks into verdicts (W1). It does nothing in a run without `--zg-subject`.
 
 Law: the plugin decides how a case ended by where the exception came from, and by nothing else:
-what a case raised, or an assertion in `certify/checks`, is a FAIL; an error that came out of a worker is a FAIL; a dead
+what a case raised, or an assertion in a file of checks, is a FAIL; an error that came out of a worker is a FAIL; a dead
 or hung worker is a CRASH; any other exception is the suite's own defect (SKIPPED, and exit code 3).
 Records travel as user properties of reports, so that xdist workers need nothing shared; the controller writes them.
 """
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "zg_check(meta): a certification check")
     config.addinivalue_line("markers", "zg_level(name): the level from which this parameter runs")
     config.addinivalue_line("markers", "requirement(id): catalogue id that a test proves")
-    if config.getoption("--zg-subject"):
+    if option(config, "--zg-subject"):
         config.pluginmanager.register(CheckSession(config), "zeitgeist-session")
         if not hasattr(config, "workerinput"):
             config.pluginmanager.register(Recorder(config), "zeitgeist-recorder")
@@ -61,15 +61,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if meta is None:
             kept.append(item)
             continue
-        if not config.getoption("--zg-subject"):
+        if not option(config, "--zg-subject"):
             item.add_marker(pytest.mark.skip(reason="a certification check needs --zg-subject"))
             kept.append(item)
             continue
-        wanted = runs_at(case_level(item), config.getoption("--zg-level")) and chosen(config, item, meta)
+        wanted = runs_at(case_level(item), option(config, "--zg-level")) and chosen(config, item, meta)
         (kept if wanted else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+def option(config: pytest.Config, name: str) -> Any:
+    """The value of a `--zg-*` option; each has a default of its own type."""
+    return config.getoption(name)
 
 
 def check_meta(item: pytest.Item) -> Any:
@@ -92,7 +97,7 @@ def case_id(item: pytest.Item) -> str:
 
 def chosen(config: pytest.Config, item: pytest.Item, meta: Any) -> bool:
     """Do --zg-check and --zg-families let this case through?"""
-    names, families = config.getoption("--zg-check"), config.getoption("--zg-families")
+    names, families = option(config, "--zg-check"), option(config, "--zg-families")
     return (not names or meta.id in names or case_id(item) in names) and (not families or meta.family in families)
 
 
@@ -121,13 +126,13 @@ class CheckSession:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.subject_name: str = config.getoption("--zg-subject")
-        self.service: str = config.getoption("--zg-service")
-        self.model = Path(config.getoption("--zg-model"))
+        self.subject_name: str = option(config, "--zg-subject")
+        self.service: str = option(config, "--zg-service")
+        self.model = Path(option(config, "--zg-model"))
         self.worker: Any = None
         self.admission: str | None = None
         self.extra: list[Any] = []
-        names = tuple(name for name in config.getoption("--zg-peers").split(",") if name)
+        names = tuple(name for name in option(config, "--zg-peers").split(",") if name)
         self.peers = Peers(names, lambda name: self.begin(name, "", self.model))
         self.cached_oracle: Any = None
         self.cached_profile: Any = None
@@ -137,7 +142,7 @@ class CheckSession:
         from certify.profile import STANDARD, load_profile
 
         if self.cached_profile is None:
-            self.cached_profile = load_profile(self.config.getoption("--zg-profile") or STANDARD)
+            self.cached_profile = load_profile(option(self.config, "--zg-profile") or STANDARD)
         return self.cached_profile
 
     def begin(self, backend: str, service: str, model: Path) -> Any:
@@ -168,11 +173,17 @@ class CheckSession:
 
     def command(self, case: str) -> str:
         """One line that repeats the case."""
-        option = self.config.getoption
         parts = ["zg-certify", "run", "--subject", self.subject_name, "--model", str(self.model)]
         parts += ["--service", self.service] if self.service else []
         parts += ["--peers", ",".join(self.peers.names) or "none"]
-        parts += ["--level", option("--zg-level"), "--seed", str(option("--zg-seed")), "--check", case]
+        parts += [
+            "--level",
+            option(self.config, "--zg-level"),
+            "--seed",
+            str(option(self.config, "--zg-seed")),
+            "--check",
+            case,
+        ]
         return shlex.join(parts)
 
     def new_case(self, item: pytest.Item) -> Any:
@@ -180,8 +191,14 @@ class CheckSession:
         from certify.case import Case
 
         name = case_id(item)
-        return Case(id=name, meta=check_meta(item), profile=self.profile(), seed=self.config.getoption("--zg-seed"),
-                    subject_name=self.subject_name, command=self.command(name))
+        return Case(
+            id=name,
+            meta=check_meta(item),
+            profile=self.profile(),
+            seed=option(self.config, "--zg-seed"),
+            subject_name=self.subject_name,
+            command=self.command(name),
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -206,8 +223,9 @@ class CheckSession:
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item,
-                                  call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach the record to the report of the call, or of the setup that did not come to it."""
         report = yield
         if check_meta(item) is not None and (call.when == "call" or (call.when == "setup" and call.excinfo)):
@@ -305,8 +323,11 @@ def judge(case: Any, excinfo: pytest.ExceptionInfo[BaseException] | None) -> tup
         return case.record(error.verdict, error.reason), ""
     if isinstance(error, WorkerCrashed | WorkerTimeout):
         return case.record(Verdict.CRASH, str(error)), ""
-    ours = isinstance(error, AssertionError) and innermost(error.__traceback__).startswith(CHECKS_DIR)
-    theirs = isinstance(error, ZeitgeistError) and error.spec.fault != "host" and passed(error.__traceback__, WORKERS_MODULE)
+    raised_in = innermost(error.__traceback__)
+    ours = isinstance(error, AssertionError) and raised_in.startswith((CHECKS_DIR, case.meta.file))
+    theirs = (
+        isinstance(error, ZeitgeistError) and error.spec.fault != "host" and passed(error.__traceback__, WORKERS_MODULE)
+    )
     theirs = theirs or (isinstance(error, ZeitgeistError) and error.id == "zg/backend/failed")
     if isinstance(error, CheckFailed) or ours or theirs:
         return case.record(Verdict.FAIL, str(error).strip() or repr(error)), ""
@@ -337,8 +358,8 @@ class Recorder:
     def __init__(self, config: pytest.Config) -> None:
         self.lines: dict[str, str] = {}
         self.defects: list[str] = []
-        self.out: str = config.getoption("--zg-out")
-        self.progress: int = config.getoption("--zg-progress")
+        self.out: str = option(config, "--zg-out")
+        self.progress: int = option(config, "--zg-progress")
         self.spread = bool(getattr(config.option, "numprocesses", None))
 
     def say(self, line: dict[str, Any]) -> None:

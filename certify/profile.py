@@ -67,13 +67,23 @@ def parse_profile(data: dict[str, Any], where: str) -> Profile:
     extra = sorted(set(data) ^ {"name", "version", "tolerance", "levels", "names", "foreign"})
     if extra:
         raise bad(where, f"unknown or missing: {', '.join(extra)}")
-    tolerances = {key: parse_tolerance(where, key, row) for key, row in cast("dict[str, Any]", data["tolerance"]).items()}
-    levels = {kind: tuple((level, tuple(str(f) for f in families)) for level, families in table.items())
-              for kind, table in cast("dict[str, dict[str, list[str]]]", data["levels"]).items()}
+    tolerances = {
+        key: parse_tolerance(where, key, row) for key, row in cast("dict[str, Any]", data["tolerance"]).items()
+    }
+    levels = {
+        kind: tuple((level, tuple(str(f) for f in families)) for level, families in table.items())
+        for kind, table in cast("dict[str, dict[str, list[str]]]", data["levels"]).items()
+    }
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return Profile(name=str(data["name"]), version=int(data["version"]),
-                   digest="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(), tolerances=tolerances,
-                   levels=levels, level_names=dict(data["names"]), foreign=dict(data["foreign"]))
+    return Profile(
+        name=str(data["name"]),
+        version=int(data["version"]),
+        digest="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
+        tolerances=tolerances,
+        levels=levels,
+        level_names=dict(data["names"]),
+        foreign=dict(data["foreign"]),
+    )
 
 
 def parse_tolerance(where: str, key: str, row: object) -> Tolerance:

@@ -55,5 +55,5 @@ def merkle_root(records: Sequence[CaseRecord]) -> str:
         return "blake3:" + blake3(b"").hexdigest()
     while len(row) > 1:
         pairs = [blake3(b"\x01" + row[i] + row[i + 1]).digest() for i in range(0, len(row) - 1, 2)]
-        row = pairs + row[len(row) - len(row) % 2:]
+        row = pairs + row[len(row) - len(row) % 2 :]
     return "blake3:" + row[0].hex()

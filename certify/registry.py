@@ -1,6 +1,7 @@
 """The one registry of checks and families (W1). `list`, `explain`, the levels table and the report are made from it.
 
-Law: a check has one id in the whole suite; it states its clause, its expectation and what the subject must have claimed.
+Law: a check has one id in the whole suite; it states its clause, its expectation and what the subject must have
+claimed.
 """
 
 import importlib
@@ -52,6 +53,7 @@ class CheckMeta:
     expectation: str
     requirement: tuple[str, ...]
     where: str
+    file: str
 
 
 CHECKS: dict[str, CheckMeta] = {}
@@ -59,8 +61,17 @@ CHECKS: dict[str, CheckMeta] = {}
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def check(*, id: str, family: str, clause: str, expectation: str, level: Level = "standard",
-          needs: tuple[str, ...] = (), motive: str = "", requirement: tuple[str, ...] = ()) -> Callable[[F], F]:
+def check(
+    *,
+    id: str,
+    family: str,
+    clause: str,
+    expectation: str,
+    level: Level = "standard",
+    needs: tuple[str, ...] = (),
+    motive: str = "",
+    requirement: tuple[str, ...] = (),
+) -> Callable[[F], F]:
     """Register a pytest test function as the check `id`, which starts with its family: `B.closed-session-refused`.
 
     clause: what it proves (`I1`, `DESIGN §4`); motive: the public bug behind it, with a link, or "".
@@ -74,7 +85,9 @@ def check(*, id: str, family: str, clause: str, expectation: str, level: Level =
         where = f"{function.__module__}:{function.__qualname__}"
         if id in CHECKS and CHECKS[id].where != where:
             raise AssertionError(f"check id {id} is taken by {CHECKS[id].where}")
-        meta = CheckMeta(id, family, clause, level, needs, motive, expectation, requirement, where)
+        meta = CheckMeta(
+            id, family, clause, level, needs, motive, expectation, requirement, where, function.__code__.co_filename
+        )
         CHECKS[id] = meta
         marked = pytest.mark.zg_check(meta)(function)
         for name in requirement:
@@ -93,7 +106,9 @@ def runs_at(case_level: str, asked: str) -> bool:
     """Does a case of case_level run when `asked` was asked for? smoke ⊂ standard ⊂ full."""
     for name in (case_level, asked):
         if name not in LEVEL_NAMES:
-            raise LocalProtocolError("zg/certify/usage", f"got {name!r}, wanted one of {', '.join(LEVEL_NAMES)}", "level")
+            raise LocalProtocolError(
+                "zg/certify/usage", f"got {name!r}, wanted one of {', '.join(LEVEL_NAMES)}", "level"
+            )
     return LEVEL_NAMES.index(case_level) <= LEVEL_NAMES.index(asked)
 
 

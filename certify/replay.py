@@ -1,6 +1,8 @@
-"""Run a certificate again and compare (W3): same verdicts; EXACT digests on an equal build and CPU, else metrics in tolerance.
+"""Run a certificate again and compare (W3): same verdicts; EXACT digests on an equal build and CPU, else metrics in
+tolerance.
 
-Law: the mode is decided by what is equal, before anything is compared, and printed. A metric is in tolerance when it holds
+Law: the mode is decided by what is equal, before anything is compared, and printed. A metric is in tolerance when it
+holds
 the limit of its own run; a digest that is there in one run and not in the other is a difference.
 """
 
@@ -34,9 +36,13 @@ class Comparison:
 
 def why_not_exact(old: Predicate, backend: BackendDescriptor, environment: Environment, suite: str) -> tuple[str, ...]:
     """What differs between the certificate's build and CPU and ours; empty: digests must be equal."""
-    pairs = (("libraries", old.backend.libraries, backend.libraries), ("cpu", old.environment.cpu, environment.cpu),
-             ("packages", old.environment.packages, environment.packages), ("suite", old.suite.digest, suite),
-             ("python", old.environment.python, environment.python))
+    pairs = (
+        ("libraries", old.backend.libraries, backend.libraries),
+        ("cpu", old.environment.cpu, environment.cpu),
+        ("packages", old.environment.packages, environment.packages),
+        ("suite", old.suite.digest, suite),
+        ("python", old.environment.python, environment.python),
+    )
     return tuple(f"{name} differ" for name, was, now in pairs if was != now)
 
 

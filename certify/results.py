@@ -38,7 +38,9 @@ def make_out(out: Path) -> None:
     except OSError as error:
         raise refused(out, error) from error
     if free < ROOM_BYTES:
-        raise ZeitgeistError("zg/certify/no-space", f"{out} has {free >> 20} MiB free, wanted {ROOM_BYTES >> 20} MiB", "out")
+        raise ZeitgeistError(
+            "zg/certify/no-space", f"{out} has {free >> 20} MiB free, wanted {ROOM_BYTES >> 20} MiB", "out"
+        )
 
 
 def refused(out: Path, error: OSError) -> ZeitgeistError:

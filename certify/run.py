@@ -31,8 +31,20 @@ from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 
-__all__ = ["Preflight", "Progress", "RunRequest", "RunResult", "default_model", "issue", "kill_score", "late", "preflight",
-           "run_checks", "score_path", "summary"]
+__all__ = [
+    "Preflight",
+    "Progress",
+    "RunRequest",
+    "RunResult",
+    "default_model",
+    "issue",
+    "kill_score",
+    "late",
+    "preflight",
+    "run_checks",
+    "score_path",
+    "summary",
+]
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with {"total": n}, then {"case", "family", "verdict"} for each case."""
@@ -40,7 +52,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run. out: the directory of all subjects; checks and families: only these, when given (no certificate then)."""
+    """What to run. out: the directory of all subjects; checks and families: only these, when given (no certificate
+    then)."""
 
     subject: str
     model: Path
@@ -103,8 +116,13 @@ class RunResult:
     @property
     def grade(self) -> Grade:
         """The level held and why not the next."""
-        return grade(count_verdicts(self.records), exchanges_of(self.records), claims_of(self.backend), self.profile,
-                     admitted=not self.not_admitted)
+        return grade(
+            count_verdicts(self.records),
+            exchanges_of(self.records),
+            claims_of(self.backend),
+            self.profile,
+            admitted=not self.not_admitted,
+        )
 
 
 def default_model() -> Path:
@@ -114,7 +132,8 @@ def default_model() -> Path:
 
 
 def preflight(request: RunRequest) -> Preflight:
-    """Start the subject, load the model, ask for nonsense. Everything a person can get wrong is said here, in one line."""
+    """Start the subject, load the model, ask for nonsense. Everything a person can get wrong is said here, in one
+    line."""
     from certify.registry import runs_at
     from certify.subject import canary, start_subject
 
@@ -142,19 +161,51 @@ def check_names(request: RunRequest) -> None:
             raise LocalProtocolError("zg/certify/unknown", f"no check {name!r}; `zg-certify list` shows them", "check")
     for family in request.families:
         if family not in FAMILIES:
-            raise LocalProtocolError("zg/certify/unknown", f"no family {family!r}; there are {' '.join(FAMILIES)}", "families")
+            raise LocalProtocolError(
+                "zg/certify/unknown", f"no family {family!r}; there are {' '.join(FAMILIES)}", "families"
+            )
     for name in (request.subject, *request.peers):
         split_name(name)
 
 
 def pytest_command(request: RunRequest, descriptor: int) -> list[str]:
-    """The child's command. Configuration of the working directory must not change a verdict: -c and --rootdir are ours."""
+    """The child's command. Configuration of the working directory must not change a verdict: -c and --rootdir are
+    ours."""
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", here, "-p", "no:cacheprovider",
-               "-p", "certify.plugin", "--pyargs", "certify.checks", "--junitxml", str(request.folder / "junit.xml"),
-               "--zg-subject", request.subject, "--zg-model", str(request.model), "--zg-level", request.level,
-               "--zg-seed", str(request.seed), "--zg-out", str(request.folder), "--zg-peers", ",".join(request.peers),
-               "--zg-profile", str(request.profile_path), "--zg-progress", str(descriptor)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        here,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "certify.plugin",
+        "--pyargs",
+        "certify.checks",
+        "--junitxml",
+        str(request.folder / "junit.xml"),
+        "--zg-subject",
+        request.subject,
+        "--zg-model",
+        str(request.model),
+        "--zg-level",
+        request.level,
+        "--zg-seed",
+        str(request.seed),
+        "--zg-out",
+        str(request.folder),
+        "--zg-peers",
+        ",".join(request.peers),
+        "--zg-profile",
+        str(request.profile_path),
+        "--zg-progress",
+        str(descriptor),
+    ]
     command += ["--zg-service", request.service] if request.service else []
     command += ["--zg-families", request.families] if request.families else []
     command += [part for name in request.checks for part in ("--zg-check", name)]
@@ -169,11 +220,16 @@ def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunR
             (request.folder / name).unlink(missing_ok=True)
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(pytest_command(request, writer), stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, pass_fds=(writer,))
+        child = subprocess.Popen(
+            pytest_command(request, writer),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writer,),
+        )
         os.close(writer)
         try:
-            with open(reader, encoding="utf-8") as lines:
+            with os.fdopen(reader, encoding="utf-8") as lines:
                 for line in lines:
                     progress(json.loads(line))
             code = child.wait()
@@ -195,20 +251,43 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
         if code == 5:
             raise LocalProtocolError("zg/certify/unknown", "no check is left to run at this level", "check")
         raise ZeitgeistError("zg/certify/harness", f"pytest ended with {code}:\n{tail}", request.subject)
-    return RunResult(request, load_profile(request.profile_path), seen.backend, seen.model, seen.not_admitted,
-                     read_records(path), (request.folder / "defects.txt").read_text(encoding="utf-8"))
+    return RunResult(
+        request,
+        load_profile(request.profile_path),
+        seen.backend,
+        seen.model,
+        seen.not_admitted,
+        read_records(path),
+        (request.folder / "defects.txt").read_text(encoding="utf-8"),
+    )
 
 
 def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
-    """Sign and write DIR/<subject>/certificate.json. A partial run gets none; neither does one with a defective suite."""
+    """Sign and write DIR/<subject>/certificate.json. A partial run gets none; neither does one with a defective
+    suite."""
     request = result.request
-    run = certificate.RunRef(subject=request.subject, service=request.service, model_path=str(request.model),
-                             level=request.level, seed=request.seed, peers=request.peers,
-                             command=f"zg-certify replay {request.folder / 'certificate.json'}")
+    run = certificate.RunRef(
+        subject=request.subject,
+        service=request.service,
+        model_path=str(request.model),
+        level=request.level,
+        seed=request.seed,
+        peers=request.peers,
+        command=f"zg-certify replay {request.folder / 'certificate.json'}",
+    )
     predicate = certificate.build(
-        suite_digest=suite_digest(), profile=result.profile, backend=result.backend, model=result.model, run=run,
-        environment=observe(), records=result.records, matrix=result.cells, kill_score=result.kill_score,
-        admitted=not result.not_admitted, today=today)
+        suite_digest=suite_digest(),
+        profile=result.profile,
+        backend=result.backend,
+        model=result.model,
+        run=run,
+        environment=observe(),
+        records=result.records,
+        matrix=result.cells,
+        kill_score=result.kill_score,
+        admitted=not result.not_admitted,
+        today=today,
+    )
     path = request.folder / "certificate.json"
     body = certificate.sign(predicate, dsse.load_private(key))
     with writing(path):
@@ -220,15 +299,33 @@ def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
 def summary(result: RunResult) -> dict[str, Any]:
     """The one object of `--json` and of summary.json."""
     got = result.grade
-    failing = [{"case": r.case, "verdict": r.verdict.value, "clause": r.clause, "expectation": r.expectation,
-                "observation": r.observation, "worst_row": r.worst_row, "command": r.command} for r in result.failures]
+    failing = [
+        {
+            "case": r.case,
+            "verdict": r.verdict.value,
+            "clause": r.clause,
+            "expectation": r.expectation,
+            "observation": r.observation,
+            "worst_row": r.worst_row,
+            "command": r.command,
+        }
+        for r in result.failures
+    ]
     return {
-        "subject": result.request.subject, "model": {"name": result.model.name, "digest": str(result.model.model)},
-        "level": got.text, "why_not_higher": list(got.why_not), "run_level": result.request.level,
-        "seed": result.request.seed, "admitted": not result.not_admitted, "counts": count_verdicts(result.records),
-        "failing": failing, "kill_score": msgspec.to_builtins(result.kill_score),
-        "matrix": msgspec.to_builtins(list(result.cells)), "findings": msgspec.to_builtins(result.findings),
-        "certificate": str(result.certificate_path) if result.certificate_path else None, "defects": result.defects,
+        "subject": result.request.subject,
+        "model": {"name": result.model.name, "digest": str(result.model.model)},
+        "level": got.text,
+        "why_not_higher": list(got.why_not),
+        "run_level": result.request.level,
+        "seed": result.request.seed,
+        "admitted": not result.not_admitted,
+        "counts": count_verdicts(result.records),
+        "failing": failing,
+        "kill_score": msgspec.to_builtins(result.kill_score),
+        "matrix": msgspec.to_builtins(list(result.cells)),
+        "findings": msgspec.to_builtins(result.findings),
+        "certificate": str(result.certificate_path) if result.certificate_path else None,
+        "defects": result.defects,
     }
 
 

@@ -1,4 +1,5 @@
-"""What a person sees in the terminal: progress while it runs, a table of verdicts after, findings, and what to do next."""
+"""What a person sees in the terminal: progress while it runs, a table of verdicts after, findings, and what to do
+next."""
 
 import sys
 from collections.abc import Generator
@@ -11,9 +12,17 @@ from certify.verdict import Verdict, count_verdicts
 
 __all__ = ["console", "progress_of", "show_result"]
 
-STYLES = {Verdict.EXACT: "bold green", Verdict.PASS: "green", Verdict.NON_STRICT: "yellow", Verdict.INFO: "cyan",
-          Verdict.UNSUPPORTED: "magenta", Verdict.SKIPPED: "bold yellow", Verdict.INCONCLUSIVE: "bold yellow",
-          Verdict.FAIL: "bold red", Verdict.CRASH: "bold white on red"}
+STYLES = {
+    Verdict.EXACT: "bold green",
+    Verdict.PASS: "green",
+    Verdict.NON_STRICT: "yellow",
+    Verdict.INFO: "cyan",
+    Verdict.UNSUPPORTED: "magenta",
+    Verdict.SKIPPED: "bold yellow",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.FAIL: "bold red",
+    Verdict.CRASH: "bold white on red",
+}
 
 
 def console() -> Any:
@@ -46,10 +55,16 @@ def progress_of(subject: str) -> Generator[Progress]:
 @contextmanager
 def bar(subject: str) -> Generator[Progress]:
     """A rich progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("{task.fields[state]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
     with Bar(*columns, console=console()) as shown:
         task = shown.add_task(subject, total=None, state="")
         counts: dict[str, int] = {}
@@ -71,20 +86,30 @@ def show_result(result: RunResult) -> None:
     out.print(table(result))
     for record in result.failures:
         out.print(f"[bold red]{record.verdict}[/] {record.case} ({record.clause})", soft_wrap=True)
-        for label, text in (("expected", record.expectation), ("observed", record.observation),
-                            ("worst row", record.worst_row), ("repeat", record.command)):
+        for label, text in (
+            ("expected", record.expectation),
+            ("observed", record.observation),
+            ("worst row", record.worst_row),
+            ("repeat", record.command),
+        ):
             if text:
                 out.print(f"  {label}: {text}", markup=False, soft_wrap=True)
     for finding in result.findings:
         handled = f" Handled: {finding.handled}" if finding.handled else ""
-        out.print(f"{finding.kind} {finding.id} [{finding.family}]: {finding.statement}{handled}", markup=False, soft_wrap=True)
+        out.print(
+            f"{finding.kind} {finding.id} [{finding.family}]: {finding.statement}{handled}",
+            markup=False,
+            soft_wrap=True,
+        )
     if result.not_admitted:
         out.print(f"[bold red]not admitted[/]: {result.not_admitted}")
     if result.defects:
         out.print(f"[bold red]the suite itself failed[/] (exit code 3); see {result.request.folder / 'defects.txt'}")
     if not result.request.partial:
-        out.print(f"[bold]{result.request.subject}[/] on {result.model.name}: [bold]{result.grade.text}[/] "
-                  f"({result.request.level}); kill score: {result.kill_score.text}")
+        out.print(
+            f"[bold]{result.request.subject}[/] on {result.model.name}: [bold]{result.grade.text}[/] "
+            f"({result.request.level}); kill score: {result.kill_score.text}"
+        )
         for reason in result.grade.why_not:
             out.print(f"  not higher: {reason}", markup=False, soft_wrap=True)
     if result.certificate_path:
@@ -97,7 +122,9 @@ def table(result: RunResult) -> Any:
 
     counts = count_verdicts(result.records)
     used = [verdict for verdict in Verdict if counts["*"].get(verdict.value)]
-    shown = Table(title=f"{result.request.subject} · {result.model.name} · seed {result.request.seed}", title_justify="left")
+    shown = Table(
+        title=f"{result.request.subject} · {result.model.name} · seed {result.request.seed}", title_justify="left"
+    )
     shown.add_column("family")
     for verdict in used:
         shown.add_column(verdict.value, justify="right", style=STYLES[verdict])

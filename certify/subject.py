@@ -1,6 +1,7 @@
 """Subjects: a backend in a child process with the model loaded, the canary, and what is not claimed (DESIGN §9).
 
-Law: a subject never runs in this process. Before anything else it is asked for a capability that does not exist; one that
+Law: a subject never runs in this process. Before anything else it is asked for a capability that does not exist; one
+that
 accepts it is not admitted.
 """
 
@@ -48,7 +49,7 @@ def start_subject(backend: str, service: str, model: Path, timeout_s: float) -> 
 
 
 def canary(worker: Worker) -> str:
-    """"" when the subject refuses nonsense and claims none; else why it is not admitted."""
+    """ "" when the subject refuses nonsense and claims none; else why it is not admitted."""
     claimed = sorted(set(worker.describe().capabilities) - set(CAPABILITIES))
     if claimed:
         return f"it claims capabilities that do not exist: {', '.join(claimed)}"
@@ -62,7 +63,8 @@ def canary(worker: Worker) -> str:
 
 
 def settle_needs(case: Case, worker: Worker, needs: tuple[str, ...]) -> None:
-    """End the case as UNSUPPORTED when a needed capability is not claimed and is refused; FAIL when it is not refused."""
+    """End the case as UNSUPPORTED when a needed capability is not claimed and is refused; FAIL when it is not
+    refused."""
     claimed = worker.describe().capabilities
     for need in needs:
         if need not in claimed:

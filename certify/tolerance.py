@@ -82,10 +82,12 @@ def worst_row(observed: Array, reference: Array, mantissa_bits: int = 24) -> Wor
         error = np.linalg.norm(got - ref, axis=-1) / np.where(scale > 0, scale, 1.0)
     error = np.where(np.isfinite(error), error, np.inf)
     row = int(error.argmax())
-    units = float(error[row]) * 2.0 ** mantissa_bits
+    units = float(error[row]) * 2.0**mantissa_bits
     column = int(np.nan_to_num(np.abs(got[row] - ref[row]), nan=np.inf).argmax())
-    text = (f"row {row} of {len(ref)}: relative L2 {float(error[row]):.3g} = {units:.3g} u (u = 2^-{mantissa_bits}); "
-            f"largest at column {column}: got {got[row, column]:.9g}, reference {ref[row, column]:.9g}")
+    text = (
+        f"row {row} of {len(ref)}: relative L2 {float(error[row]):.3g} = {units:.3g} u (u = 2^-{mantissa_bits}); "
+        f"largest at column {column}: got {got[row, column]:.9g}, reference {ref[row, column]:.9g}"
+    )
     return WorstRow(row, float(error[row]), units, text)
 
 
@@ -96,7 +98,7 @@ def condition_ulp(observed: Array, reference: Array, magnitude: Array, c: float 
     Float32 outputs. 0.5 is a correctly rounded result.
     """
     ref = np.asarray(reference, np.float64)
-    error = np.abs(np.asarray(observed, np.float64) - ref) - c * 2.0 ** -24 * np.asarray(magnitude, np.float64)
+    error = np.abs(np.asarray(observed, np.float64) - ref) - c * 2.0**-24 * np.asarray(magnitude, np.float64)
     spacing = np.spacing(np.abs(ref).astype(np.float32)).astype(np.float64)
     units = np.maximum(error, 0.0) / spacing
     return float(np.where(np.isnan(units), np.inf, units).max())

@@ -10,8 +10,20 @@ from typing import Literal
 
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["CaseRecord", "Exact", "Exchange", "Finding", "FindingKind", "KillScore", "MatrixCell", "Metric", "Verdict",
-           "count_verdicts", "real", "worst"]
+__all__ = [
+    "CaseRecord",
+    "Exact",
+    "Exchange",
+    "Finding",
+    "FindingKind",
+    "KillScore",
+    "MatrixCell",
+    "Metric",
+    "Verdict",
+    "count_verdicts",
+    "real",
+    "worst",
+]
 
 FindingKind = Literal["defect", "property", "trap", "control"]
 """defect: wrong by its own documents; property: true and worth knowing; trap: would catch an unwary adapter;
@@ -72,7 +84,7 @@ def real(value: float) -> str:
     return repr(float(value))
 
 
-class Metric(Record, kw_only=True):
+class Metric(Record, frozen=True, kw_only=True):
     """One measured number. limit "" when it is information. source: a key of the profile ("" for information)."""
 
     name: str
@@ -82,14 +94,14 @@ class Metric(Record, kw_only=True):
     source: str
 
 
-class Exact(Record, kw_only=True):
+class Exact(Record, frozen=True, kw_only=True):
     """BLAKE3 of bytes that a replay on an equal build and CPU must reproduce."""
 
     name: str
     digest: str
 
 
-class Finding(Record, kw_only=True):
+class Finding(Record, frozen=True, kw_only=True):
     """Something a reader of the report should know, whatever the verdict. `handled` says how the adapter copes."""
 
     id: str
@@ -101,14 +113,14 @@ class Finding(Record, kw_only=True):
     handled: str
 
 
-class Exchange(Record, kw_only=True):
+class Exchange(Record, frozen=True, kw_only=True):
     """One direction in which a cache was carried and continued: subject names."""
 
     exporter: str
     importer: str
 
 
-class MatrixCell(Record, kw_only=True):
+class MatrixCell(Record, frozen=True, kw_only=True):
     """One cell of the interop matrix, or one pipeline (then exporter is `a>b>c`, importer "").
 
     fidelity: the receiver against the oracle from the same dequantised cache; loss: against the uninterrupted run;
@@ -128,7 +140,7 @@ class MatrixCell(Record, kw_only=True):
     detail: str
 
 
-class KillScore(Record, kw_only=True):
+class KillScore(Record, frozen=True, kw_only=True):
     """How many planted bugs the suite caught, by the family meant for them, and how many honest variants it flagged."""
 
     status: Literal["run", "not run"] = "not run"
@@ -145,7 +157,7 @@ class KillScore(Record, kw_only=True):
         return f"{self.killed}/{self.mutants} mutants caught, {self.flagged}/{self.honest_runs} honest runs flagged"
 
 
-class CaseRecord(Record, kw_only=True):
+class CaseRecord(Record, frozen=True, kw_only=True):
     """The outcome of one case: a check, with one choice of its parameters, on one subject and model.
 
     clause: what the contract says; expectation and observation: one sentence each; worst_row: the row that was

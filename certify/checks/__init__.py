@@ -6,7 +6,7 @@
     from certify.registry import at_level, check
     from certify.subject import Subject
 
-    @check(id="B.truncate-growth-refused", family="B", clause="I1: truncate keeps the first n tokens; growing is refused",
+    @check(id="B.truncate-growth-refused", family="B", clause="I1: truncate keeps the first n tokens",
            level="smoke", needs=("truncate",), requirement=("I1",), motive="",
            expectation="truncate to more tokens than the session holds is refused")
     def test_truncate_growth_refused(case: Case, subject: Subject) -> None:
@@ -15,11 +15,12 @@
         case.refuses(lambda: subject.truncate(session, 4), field="position_count")
 
 Fixtures. `case` (certify.case.Case) compares and remembers; `subject` (certify.subject.Subject, a Worker) has the model
-loaded, `subject.model` is its descriptor, and is restarted after a crash; `oracle` (certify.oracle.Oracle) is the float64 truth for the model;
+loaded, `subject.model` is its descriptor, and is restarted after a crash; `oracle` (certify.oracle.Oracle) is the
+float64 truth for the model;
 `model_path` (pathlib.Path); `profile` (certify.profile.Profile; `profile["cache.uncached_x32"]` is a number);
 `peers` (certify.plugin.Peers: `peers.names`, `peers[name] -> Worker` with the model loaded, started when first asked
-for); `start` (callable: `start(model_path=None, backend=None, service="") -> Worker`, another child with another model, for geometry; it
-is shut down after the check).
+for); `start` (callable: `start(model_path=None, backend=None, service="") -> Subject`, another child, perhaps with
+another model, for geometry; it is shut down after the check).
 
 What `case` does. Each comparison that does not hold raises at once (FAIL).
     case.exact(name, observed, expected)             bit equality of arrays, bytes, text, int lists -> EXACT
@@ -42,7 +43,8 @@ What `case` does. Each comparison that does not hold raises at once (FAIL).
 How it ends. A check that comes to its end has the worst of its marks; with no mark it is a defect of the suite.
 FAIL: a case method did not hold, an `assert` in a file of this package did not hold, or a ZeitgeistError came out of a
 Worker. CRASH: the worker died or hung. Anything else is the suite's own defect: the case is SKIPPED (which blocks the
-level) and the run ends with exit code 3. `needs` not claimed: the plugin asks the subject for the capability, which it must
+level) and the run ends with exit code 3. `needs` not claimed: the plugin asks the subject for the capability, which
+it must
 refuse: UNSUPPORTED; when it does not refuse: FAIL.
 
 Parameters: `@pytest.mark.parametrize(..., ids=[...])` under `@check`; one of them from a higher level on:
