@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cache_samples import IDS, element, expectation, form_of, small_cache
 
-from zeitgeist.convert.admit import CacheExpectation, admit
+from zeitgeist.convert.admit import CacheExpectation, admit, admit_descriptor
 from zeitgeist.convert.kv import KVCache, layer_digests
 from zeitgeist.core.descriptors.cache import CacheDescriptor, Extension
 from zeitgeist.core.errors import ZeitgeistError
@@ -114,6 +114,17 @@ def test_a_receiver_of_any_form_still_refuses_what_no_path_knows(path: str, valu
     cache = small_cache()
     wrong = KVCache(changed(cache.descriptor, path, value), cache.k, cache.v)
     assert refusal(wrong, expectation(cache))[0] == error_id
+
+
+@pytest.mark.requirement("A5")
+def test_a_stream_is_refused_on_its_descriptor_alone() -> None:
+    """Too few digests, or an element that no path knows, before the first byte of payload has come (A5)."""
+    cache = small_cache()
+    wrong = (("layers", (FOREIGN,), "zg/cache/layer-digest"), ("form.v.dtype", "f64", "zg/cache/dtype"))
+    for path, value, error_id in wrong:
+        with pytest.raises(ZeitgeistError) as caught:
+            admit_descriptor(changed(cache.descriptor, path, value), expectation(cache))
+        assert caught.value.id == error_id
 
 
 @pytest.mark.requirement("A5")

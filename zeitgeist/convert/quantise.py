@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zeitgeist.core.errors import refuse
+from zeitgeist.core.formats.quant import SCHEMAS
 
 __all__ = [
     "BLOCKS", "AffineGroups", "BlockSchema", "affine_dequantise", "affine_from_ggml", "affine_quantise", "block_scales",
-    "dequantise", "ggml_from_affine", "quantise",
+    "dequantise", "ggml_from_affine", "quantise", "repack",
 ]
 
 F32 = NDArray[np.float32]
@@ -33,9 +34,8 @@ class BlockSchema:
 
 
 BLOCKS: Mapping[str, BlockSchema] = {
-    "ggml_q8_0": BlockSchema(32, 34, 1),
-    "ggml_q4_0": BlockSchema(32, 18, 1),
-    "ggml_q4_1": BlockSchema(32, 20, 2),
+    schema.name: BlockSchema(schema.block_elements, schema.block_bytes, len(schema.fields) - 1)
+    for schema in SCHEMAS.values() if schema.packing == "interleaved"
 }
 """The block schemas whose arithmetic stands here. A schema that is not here is refused by name."""
 
@@ -239,3 +239,14 @@ def ggml_from_affine(groups: AffineGroups, name: str) -> U8:
     body = codes ^ np.uint8(0x80) if name == "ggml_q8_0" else pack_nibbles(codes)
     head = [scales.view(np.uint8)] + ([biases.view(np.uint8)] if name == "ggml_q4_1" else [])
     return np.concatenate([*head, body], axis=-1).reshape(*groups.weight.shape[:-1], -1)
+
+
+def repack(rows: U8, source: str, target: str) -> U8:
+    """Rows of one ggml schema in a wider one with the same numbers: Q4_0 to Q8_0 or Q4_1; others are refused."""
+    if (source, target) == ("ggml_q4_0", "ggml_q4_1"):
+        return ggml_from_affine(affine_from_ggml(rows, source), target)
+    if (source, target) != ("ggml_q4_0", "ggml_q8_0"):
+        raise refuse("zg/convert/not-exact", "quant", f"{source} to {target}", "ggml_q4_0 to ggml_q8_0 or ggml_q4_1")
+    head, codes = split_blocks(rows, source)
+    signed = unpack_nibbles(codes).view(np.int8) - np.int8(8)
+    return np.concatenate([head.view(np.uint8), signed.view(np.uint8)], axis=-1).reshape(*rows.shape[:-1], -1)
