@@ -2,13 +2,18 @@
 
 import ctypes
 import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from zeitgeist.core.descriptors.backend import BackendDescriptor
-from zeitgeist.host.service import Answer, Service
+from zeitgeist.host.messages import Prefill, SessionInfo
+from zeitgeist.host.service import Answer, Held, Service
 
-__all__ = ["Aborts", "Hangs", "Modest", "TooModest", "YesMan"]
+__all__ = ["Aborts", "Hangs", "Lax", "Modest", "TooModest", "YesMan"]
 
 
 class YesMan(Service):
@@ -48,3 +53,36 @@ class Hangs(Service):
     def truncate(self, number: int, position_count: int) -> Answer:
         ctypes.PyDLL(None).pause()
         raise AssertionError("unreachable")
+
+
+class Lax(Service):
+    """Checks nothing that came from the caller, and never counts, cancels or forgets."""
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        pass
+
+    def check_room(self, held: Held, count: int) -> None:
+        pass
+
+    def truncate(self, number: int, position_count: int) -> SessionInfo:
+        return self.session_info(number)
+
+    def metrics(self) -> Mapping[str, int]:
+        return {"tokens_prefilled": 0, "sessions_open": 0}
+
+    def serves(self, path: Path) -> tuple[str, ...]:
+        return ()
+
+    def close(self, number: int) -> None:
+        pass
+
+    def prefill(self, request: Prefill, cancelled: Callable[[], bool]) -> NDArray[np.float32]:
+        ids = tuple(id % self.config.vocab_size for id in request.ids)[:64] or (0,)
+        return super().prefill(msgspec.structs.replace(request, ids=ids), lambda: False)
+
+    def fork(self, number: int) -> int:
+        return number
+
+    def describe(self) -> BackendDescriptor:
+        self.asked = getattr(self, "asked", 0) + 1
+        return msgspec.structs.replace(super().describe(), context_max=4096 + self.asked, libraries=())

@@ -188,6 +188,19 @@ def test_a_subject_that_dies_or_hangs_is_crash_and_the_rest_goes_on(service: str
     assert len(records) == 3
 
 
+@pytest.mark.requirement("I1")
+def test_a_lax_worker_is_caught_by_each_check_it_breaks(tmp_path: Path) -> None:
+    """Lax checks no argument, closes nothing, counts nothing: every check of that promise FAILs, and says so itself."""
+    records, _ = run(tmp_path, "--zg-service", "planted_services:Lax", "--zg-families", "B", target=BOTH)
+    caught = {case.removeprefix("B.") for case, record in records.items() if record.verdict is Verdict.FAIL}
+    assert caught >= {
+        "describe-complete", "describe-stable", "closed-session-refused", "truncate-growth-refused", "fork-is-a-session",
+        "out-of-vocabulary-refused", "context-overflow-refused", "empty-prefill-refused", "metrics-move", "cancel",
+        "can-serve-nonsense-refused", "errors-are-ours",
+    }  # fmt: skip
+    assert (tmp_path / "defects.txt").read_text() == ""
+
+
 @pytest.mark.requirement("W1")
 def test_a_check_id_is_taken_once() -> None:
     """A second function with a registered id, and an id outside its family, are refused when imported."""
