@@ -8,17 +8,33 @@ from zeitgeist.core.ids import Digest
 
 __all__ = ["BACKEND_CLASSES", "CAPABILITIES", "BackendDescriptor", "Library"]
 
-BACKEND_CLASSES = ("local_serving", "cache_capable", "tensor_export", "distributed_execution", "planner_only",
-                   "client_only")
+BACKEND_CLASSES = (
+    "local_serving",
+    "cache_capable",
+    "tensor_export",
+    "distributed_execution",
+    "planner_only",
+    "client_only",
+)
 
 CAPABILITIES = (
-    "tokenize", "prefill", "decode", "batched_decode", "logprobs", "truncate", "fork", "layer_range",
-    "cache_export", "cache_import", "cancel", "metrics",
+    "tokenize",
+    "prefill",
+    "decode",
+    "batched_decode",
+    "logprobs",
+    "truncate",
+    "fork",
+    "layer_range",
+    "cache_export",
+    "cache_import",
+    "cancel",
+    "metrics",
 )
 """Every word a backend may put into `capabilities`. A subject that claims or accepts any other word is not admitted."""
 
 
-class Library(Record, kw_only=True):
+class Library(Record, frozen=True, kw_only=True):
     """One native library or package the engine runs on, with the digest of what was really loaded."""
 
     name: str
@@ -26,7 +42,7 @@ class Library(Record, kw_only=True):
     digest: Digest
 
 
-class BackendDescriptor(Record, kw_only=True):
+class BackendDescriptor(Record, frozen=True, kw_only=True):
     """The claims of one backend, after `load` where a claim depends on the model.
 
     name: `torch`, `mlx`, `llama_cpp`, `reference`, `custom/<vendor>/<runtime>`; variant: our name for the options;

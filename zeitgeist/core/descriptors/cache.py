@@ -10,14 +10,14 @@ from zeitgeist.core.ids import Digest
 __all__ = ["CacheDescriptor", "Extension"]
 
 
-class Extension(Record, kw_only=True):
+class Extension(Record, frozen=True, kw_only=True):
     """A vendor's addition. Unknown and critical: refused by name. Otherwise kept and digested."""
 
     critical: bool
     body: bytes
 
 
-class CacheDescriptor(Record, kw_only=True):
+class CacheDescriptor(Record, frozen=True, kw_only=True):
     """One cache: whose numbers, of which tokens, in which form.
 
     model, tokenizer: digests of `ModelDescriptor`; adapter: digest of a LoRA or ""; tokens: `tokens_digest` of the ids held;

@@ -15,7 +15,7 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 """Architectures whose arithmetic we know. Any other is refused by name, never guessed."""
 
 
-class RopeConfig(Record, kw_only=True):
+class RopeConfig(Record, frozen=True, kw_only=True):
     """Rotary embedding: base and scaling. Parameters not used by the kind are "0"/0.
 
     scaling `none`; `linear`: positions divided by factor; `llama3`: by-frequency interpolation with low_freq_factor,
@@ -31,7 +31,7 @@ class RopeConfig(Record, kw_only=True):
     original_context: int = 0
 
 
-class ModelConfig(Record, kw_only=True):
+class ModelConfig(Record, frozen=True, kw_only=True):
     """Geometry and constants of one decoder-only transformer. All sizes in elements."""
 
     family: Literal["llama", "qwen2", "qwen3"]
@@ -49,7 +49,7 @@ class ModelConfig(Record, kw_only=True):
     context_length: int
 
 
-class ModelDescriptor(Record, kw_only=True):
+class ModelDescriptor(Record, frozen=True, kw_only=True):
     """One artifact and what it is. `model` equal means: same numbers, cache exchange allowed (DESIGN §5).
 
     artifact: BLAKE3 of the files; model: Merkle root over canonical tensors as float32 and the configuration;
@@ -70,7 +70,7 @@ class ModelDescriptor(Record, kw_only=True):
     vocabulary: Digest
 
 
-class Relation(Record, kw_only=True):
+class Relation(Record, frozen=True, kw_only=True):
     """How one artifact relates to a parent: proven by dequantising within the block error, else `claimed`."""
 
     kind: Literal["exact", "rounded", "quantised", "claimed", "unrelated"]

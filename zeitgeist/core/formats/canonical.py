@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from zeitgeist.core.errors import RemoteProtocolError
+from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError
 from zeitgeist.core.ids import Digest
+from zeitgeist.core.limits import CONTROL_BYTES_MAX
 
 __all__ = ["Record", "decode", "digest", "encode"]
 
@@ -28,19 +29,32 @@ ENCODER = msgspec.msgpack.Encoder(order="sorted")
 
 
 def encode(record: Record) -> bytes:
-    """The canonical bytes of record."""
-    return ENCODER.encode(record)
+    """The canonical bytes of record. What MessagePack cannot say (an integer past 64 bits) is the caller's fault."""
+    try:
+        return ENCODER.encode(record)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise LocalProtocolError("zg/wire/bad-record", str(error), type(record).__name__) from error
 
 
-def decode(data: bytes | memoryview, kind: type[R]) -> R:
-    """Read canonical bytes as kind; refuse what does not re-encode to itself (`zg/wire/not-canonical`)."""
+def decode(data: bytes | memoryview, kind: type[R], bytes_max: int = CONTROL_BYTES_MAX) -> R:
+    """Read canonical bytes as kind; refuse what is longer than bytes_max, is not such a record, or does not re-encode
+    to itself (`zg/wire/record-too-large`, `bad-record`, `not-canonical`). No other exception leaves here.
+
+    Depth is bounded by the record's own type, since unknown fields are refused before their value is read. msgspec
+    reports text that is not UTF-8 by Python's own error.
+    """
+    if len(data) > bytes_max:
+        raise RemoteProtocolError(
+            "zg/wire/record-too-large", f"got {len(data)} bytes, wanted at most {bytes_max}", kind.__name__
+        )
     try:
         record = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise RemoteProtocolError("zg/wire/bad-record", f"{kind.__name__}: {error}", kind.__name__) from error
     if encode(record) != bytes(data):
-        raise RemoteProtocolError("zg/wire/not-canonical", f"{kind.__name__} does not re-encode to its bytes",
-                                  kind.__name__)
+        raise RemoteProtocolError(
+            "zg/wire/not-canonical", f"{kind.__name__} does not re-encode to its bytes", kind.__name__
+        )
     return record
 
 

@@ -29,7 +29,7 @@ def content_digest(*buffers: Bytes) -> Digest:
 
 
 def layer_digest(k: Bytes, v: Bytes) -> Digest:
-    """Digest of one cache layer: the valid rows of K, then those of V, raw (DESIGN §4). Their shapes fix the boundary."""
+    """Digest of one cache layer: the valid rows of K, then those of V, raw (DESIGN §4); shapes fix the boundary."""
     return content_digest(k, v)
 
 
@@ -62,7 +62,7 @@ def subtree(hashes: list[bytes]) -> bytes:
     """Root over hashes of leaves. Level by level: pairing neighbours and carrying an odd last is the RFC's split."""
     while len(hashes) > 1:
         paired = [hash_of(NODE_DOMAIN, a, b) for a, b in zip(hashes[::2], hashes[1::2], strict=False)]
-        hashes = [*paired, *hashes[2 * len(paired):]]
+        hashes = [*paired, *hashes[2 * len(paired) :]]
     return hashes[0]
 
 

@@ -17,7 +17,7 @@ Pairing = Literal["half", "interleaved", "none"]
 """How rotary pairs lie in head_dim: `half` pairs (i, i + D/2), `interleaved` pairs (2i, 2i + 1), `none`: no rotary."""
 
 
-class ElementForm(Record, kw_only=True):
+class ElementForm(Record, frozen=True, kw_only=True):
     """How one number, or one block of numbers, of K or of V is stored.
 
     dtype: a name in `formats/dtype.py` (`f32`, `f16`, `bf16`), or "" when quantised;
@@ -30,7 +30,7 @@ class ElementForm(Record, kw_only=True):
     hadamard: int = 0
 
 
-class CacheForm(Record, kw_only=True):
+class CacheForm(Record, frozen=True, kw_only=True):
     """A whole form: keys, values, and the rotary state of the keys."""
 
     k: ElementForm
@@ -43,7 +43,7 @@ F32_HALF = CacheForm(k=ElementForm(dtype="f32"), v=ElementForm(dtype="f32"), pai
 """The canonical exchange form: float32, keys after rotation, half-split pairs."""
 
 
-class RopeState(Record, kw_only=True):
+class RopeState(Record, frozen=True, kw_only=True):
     """Rotary state of the keys in a cache.
 
     theta: base; scaling: `none`, `linear` or `llama3` …; factors: digest of the per-pair divisors of the inverse

@@ -14,8 +14,8 @@ from enum import IntEnum, IntFlag
 import msgspec
 import xxhash
 
-from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError, refuse
 from zeitgeist.core.descriptors.versions import SCHEMA_VERSIONS, require_version
+from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError, refuse
 from zeitgeist.core.limits import (
     CHUNK_BYTES_MAX,
     CHUNK_RECORD_BYTES_MAX,
@@ -58,7 +58,7 @@ FLAGS_KNOWN = int(Flag.REPLY | Flag.ERROR | Flag.LAST | Flag.ATTACHED)
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """One frame. kind 0..65535: the number of a record; stream, sequence: unsigned 64 bits; payload: read-only bytes."""
+    """One frame. kind: the number of a record, 16 bits; stream, sequence: unsigned, 64 bits; payload: read-only."""
 
     channel: Channel
     kind: int
@@ -77,11 +77,25 @@ def frame_header(frame: Frame) -> bytes:
     """The 48 bytes before the payload. What a decoder would refuse is a `LocalProtocolError` here."""
     view = memoryview(frame.payload)
     if view.nbytes > payload_bytes_max(frame.channel):
-        raise LocalProtocolError("zg/wire/frame-too-large", f"got {view.nbytes} bytes, wanted at most "
-                                 f"{payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}", "payload")
+        raise LocalProtocolError(
+            "zg/wire/frame-too-large",
+            f"got {view.nbytes} bytes, wanted at most "
+            f"{payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}",
+            "payload",
+        )
     try:
-        head = HEAD.pack(MAGIC, SCHEMA_VERSIONS["protocol"], frame.channel, 0, frame.kind, frame.flags, view.nbytes,
-                         frame.stream, frame.sequence, xxhash.xxh3_64_intdigest(view))
+        head = HEAD.pack(
+            MAGIC,
+            SCHEMA_VERSIONS["protocol"],
+            frame.channel,
+            0,
+            frame.kind,
+            frame.flags,
+            view.nbytes,
+            frame.stream,
+            frame.sequence,
+            xxhash.xxh3_64_intdigest(view),
+        )
     except struct.error as error:
         raise LocalProtocolError("zg/wire/bad-header", str(error), "kind, stream, sequence") from error
     return head + CHECK.pack(xxhash.xxh3_64_intdigest(head))
@@ -110,7 +124,7 @@ class FrameDecoder:
         """Where the next bytes go: never empty, never past the frame in progress."""
         if self.refusal:
             raise self.refusal
-        return memoryview(self.buffer)[self.filled:]
+        return memoryview(self.buffer)[self.filled :]
 
     def advance(self, count: int) -> Frame | None:
         """count bytes were written to `target()`; the frame, if that completed one."""
@@ -127,8 +141,9 @@ class FrameDecoder:
             raise
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
-        """Frames completed by data. A refusal in the middle loses the frames before it in the same call: the link ends."""
-        view, frames = memoryview(data), []
+        """Frames completed by data. A refusal loses the frames before it in the same call: the link ends anyway."""
+        view = memoryview(data)
+        frames: list[Frame] = []
         while view.nbytes:
             target = self.target()
             count = min(len(target), view.nbytes)
@@ -143,8 +158,9 @@ class FrameDecoder:
         if self.refusal:
             raise self.refusal
         if self.filled or self.head:
-            raise refuse("zg/wire/truncated", "payload" if self.head else "header", f"{self.filled} bytes",
-                         f"{len(self.buffer)}")
+            raise refuse(
+                "zg/wire/truncated", "payload" if self.head else "header", f"{self.filled} bytes", f"{len(self.buffer)}"
+            )
 
     def complete(self) -> Frame | None:
         """The buffer is full: of a header, or of a payload."""
@@ -154,8 +170,12 @@ class FrameDecoder:
             if length:
                 return None
         if xxhash.xxh3_64_intdigest(self.buffer) != self.payload_check:
-            raise refuse("zg/wire/bad-payload-checksum", "payload", f"stream {self.head.stream} sequence {self.head.sequence}",
-                         "bytes with the checksum that the header states")
+            raise refuse(
+                "zg/wire/bad-payload-checksum",
+                "payload",
+                f"stream {self.head.stream} sequence {self.head.sequence}",
+                "bytes with the checksum that the header states",
+            )
         frame = msgspec.structs.replace(self.head, payload=memoryview(self.buffer).toreadonly())
         self.buffer, self.filled, self.head = bytearray(FRAME_HEADER_BYTES), 0, None
         return frame
@@ -179,6 +199,14 @@ def read_header(raw: bytearray) -> tuple[Frame, int, int]:
     if flags & ~FLAGS_KNOWN:
         raise refuse("zg/wire/unknown-flags", "flags", hex(flags), f"only bits of {hex(FLAGS_KNOWN)}")
     if length > payload_bytes_max(Channel(channel)):
-        raise refuse("zg/wire/frame-too-large", "length", length,
-                     f"at most {payload_bytes_max(Channel(channel))} on {Channel(channel).name.lower()}")
-    return Frame(channel=Channel(channel), kind=kind, stream=stream, sequence=sequence, flags=Flag(flags)), length, check
+        raise refuse(
+            "zg/wire/frame-too-large",
+            "length",
+            length,
+            f"at most {payload_bytes_max(Channel(channel))} on {Channel(channel).name.lower()}",
+        )
+    return (
+        Frame(channel=Channel(channel), kind=kind, stream=stream, sequence=sequence, flags=Flag(flags)),
+        length,
+        check,
+    )
