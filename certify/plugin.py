@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what the level, --zg-check and --zg-families leave out; without a subject checks are skipped aloud."""
+    """Deselect what the level, --zg-check and --zg-families leave out; checks need a subject."""
     from certify.registry import runs_at
 
     kept: list[pytest.Item] = []
@@ -62,9 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept.append(item)
             continue
         if not option(config, "--zg-subject"):
-            item.add_marker(pytest.mark.skip(reason="a certification check needs --zg-subject"))
-            kept.append(item)
-            continue
+            raise pytest.UsageError(f"{item.nodeid} is a certification check: name a backend with --zg-subject")
         wanted = runs_at(case_level(item), option(config, "--zg-level")) and chosen(config, item, meta)
         (kept if wanted else dropped).append(item)
     if dropped:

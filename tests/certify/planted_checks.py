@@ -21,54 +21,64 @@ def planted(id: str, **more: object) -> Callable[..., Callable[..., None]]:
 
 @planted("exact")
 def test_exact(case: Case, subject: Subject) -> None:
+    """Exact (W1)."""
     case.exact("rows", np.arange(4, dtype=np.float32), np.arange(4, dtype=np.float32))
 
 
 @planted("pass-is-worse-than-exact")
 def test_pass(case: Case) -> None:
+    """Pass is worse than exact (W1)."""
     case.exact("n", 1, 1)
     case.within("distance", 1e-6, 5e-5, "cache.uncached_x32", "logit")
 
 
 @planted("info-is-worse-than-pass")
 def test_info(case: Case) -> None:
+    """Info is worse than pass (W1)."""
     case.holds("claim", True, "seen")
     case.info("only reported")
 
 
 @planted("nan-fails")
 def test_nan(case: Case) -> None:
+    """Nan fails (W1)."""
     case.within("distance", float("nan"), 5e-5, "cache.uncached_x32")
 
 
 @planted("one-bit-fails")
 def test_one_bit(case: Case) -> None:
+    """One bit fails (W1)."""
     case.exact("zero", np.array([0.0, -0.0], np.float32), np.array([0.0, 0.0], np.float32))
 
 
 @planted("assert-fails")
 def test_assert(case: Case) -> None:
+    """Assert fails (W1)."""
     case.exact("n", 1, 1)
     assert case.seed == -1, "an assertion in a check"
 
 
 @planted("a-refusal-that-did-not-come-fails")
 def test_not_refused(case: Case, subject: Subject) -> None:
+    """A refusal that did not come fails (W1)."""
     case.refuses(subject.open, field="layers")
 
 
 @planted("another-field-fails")
 def test_other_field(case: Case, subject: Subject) -> None:
+    """Another field fails (W1)."""
     case.refuses(lambda: subject.open(0, 99), field="ids")
 
 
 @planted("subject-error-fails")
 def test_subject_error(case: Case, subject: Subject) -> None:
+    """Subject error fails (W1)."""
     subject.open(0, 99)
 
 
 @planted("killed-is-crash")
 def test_killed(case: Case, subject: Subject) -> None:
+    """Killed is crash (W1)."""
     case.exact("n", 1, 1)
     os.kill(subject.child.process.pid, signal.SIGKILL)
     case.refuses(subject.describe, field="anything")
@@ -76,31 +86,37 @@ def test_killed(case: Case, subject: Subject) -> None:
 
 @planted("lives-again")
 def test_lives_again(case: Case, subject: Subject) -> None:
+    """Lives again (W1)."""
     case.exact("rows", list(subject.prefill(subject.open(), [1]).shape), [1, subject.model.config.vocab_size])
 
 
 @planted("inconclusive")
 def test_inconclusive(case: Case) -> None:
+    """Inconclusive (W1)."""
     case.inconclusive_if(2.0 > 1.0, "the floor is above the budget")
 
 
 @planted("nothing-compared-is-our-defect")
 def test_nothing(case: Case) -> None:
+    """Nothing compared is our defect (W1)."""
     case.measured("seconds", 1.0)
 
 
 @planted("our-exception-is-our-defect")
 def test_our_exception(case: Case) -> None:
+    """Our exception is our defect (W1)."""
     raise ValueError("the suite's own bug")
 
 
 @planted("no-source-is-our-defect")
 def test_no_source(case: Case) -> None:
+    """No source is our defect (W1)."""
     case.within("distance", 0.0, 1.0, "no.such.source")
 
 
 @planted("finding")
 def test_finding(case: Case) -> None:
+    """Finding (W1)."""
     case.finding("planted", "property", "a statement", "evidence")
     case.holds("claim", True, "seen")
 
@@ -108,11 +124,13 @@ def test_finding(case: Case) -> None:
 @planted("levels")
 @pytest.mark.parametrize("n", [1, pytest.param(4096, marks=at_level("full"))])
 def test_levels(case: Case, n: int) -> None:
+    """Levels (W1)."""
     case.exact("n", n, n)
 
 
 @planted("entropy")
 def test_entropy(case: Case) -> None:
+    """Entropy (W1)."""
     draws = [case.rng(label).integers(0, 2**62) for label in ("a", "a", "b")]
     case.holds("same label", bool(draws[0] == draws[1]), "equal")
     case.holds("other label", bool(draws[0] != draws[2]), "different")
@@ -121,6 +139,7 @@ def test_entropy(case: Case) -> None:
 
 @planted("peers")
 def test_peers(case: Case, subject: Subject, peers: Peers) -> None:
+    """Peers (W1)."""
     for name in peers.names:
         case.exact("vocabulary", peers[name].model.config.vocab_size, subject.model.config.vocab_size)
         case.exchanged(name, case.subject_name)
@@ -130,4 +149,5 @@ def test_peers(case: Case, subject: Subject, peers: Peers) -> None:
 
 @planted("another-model", needs=("prefill",))
 def test_another(case: Case, start: Callable[[Path], Subject], model_path: Path) -> None:
+    """Another model (W1)."""
     case.exact("model", str(start(model_path).model.model), str(start(model_path).model.model))

@@ -58,14 +58,16 @@ def record(number: int, family: str = "B", verdict: Verdict = Verdict.PASS) -> C
 RECORDS = [record(n, family) for n, family in enumerate("BBBTT")]
 
 
-def predicate() -> Predicate:
-    """Of a toy backend that holds L1."""
-    blake = Digest("blake3:" + "ab" * 32)
-    backend = BackendDescriptor(
+BLAKE = Digest("blake3:" + "ab" * 32)
+
+
+def toy_backend() -> BackendDescriptor:
+    """Claims little."""
+    return BackendDescriptor(
         name="toy",
         variant="",
         version="1",
-        libraries=(Library(name="toy", version="1", digest=blake),),
+        libraries=(Library(name="toy", version="1", digest=BLAKE),),
         classes=("local_serving",),
         capabilities=("prefill",),
         families=("llama",),
@@ -87,6 +89,10 @@ def predicate() -> Predicate:
         run_to_run=True,
         isolation="process",
     )
+
+
+def toy_model() -> ModelDescriptor:
+    """The smallest that has every field."""
     config = ModelConfig(
         family="llama",
         hidden_size=8,
@@ -102,18 +108,22 @@ def predicate() -> Predicate:
         qk_norm=False,
         context_length=8,
     )
-    model = ModelDescriptor(
+    return ModelDescriptor(
         name="toy-model",
         form="hf",
         config=config,
         tied_head=False,
         parameter_count=1,
         weights="f32",
-        artifact=blake,
-        model=blake,
-        tokenizer=blake,
-        vocabulary=blake,
+        artifact=BLAKE,
+        model=BLAKE,
+        tokenizer=BLAKE,
+        vocabulary=BLAKE,
     )
+
+
+def predicate() -> Predicate:
+    """Of a toy backend that holds L1."""
     run = RunRef(subject="toy", service="", model_path="m", level="smoke", seed=0, peers=(), command="c")
     cell = MatrixCell(
         exporter="a",
@@ -131,8 +141,8 @@ def predicate() -> Predicate:
     return certificate.build(
         suite_digest=suite_digest(),
         profile=PROFILE,
-        backend=backend,
-        model=model,
+        backend=toy_backend(),
+        model=toy_model(),
         run=run,
         environment=observe(),
         records=RECORDS,

@@ -194,7 +194,8 @@ def test_a_lax_worker_is_caught_by_each_check_it_breaks(tmp_path: Path) -> None:
     records, _ = run(tmp_path, "--zg-service", "planted_services:Lax", "--zg-families", "B", target=BOTH)
     caught = {case.removeprefix("B.") for case, record in records.items() if record.verdict is Verdict.FAIL}
     assert caught >= {
-        "describe-complete", "describe-stable", "closed-session-refused", "truncate-growth-refused", "fork-is-a-session",
+        "describe-complete", "describe-stable", "closed-session-refused", "truncate-growth-refused",
+        "fork-is-a-session",
         "out-of-vocabulary-refused", "context-overflow-refused", "empty-prefill-refused", "metrics-move", "cancel",
         "can-serve-nonsense-refused", "errors-are-ours",
     }  # fmt: skip
@@ -239,3 +240,11 @@ def test_verdicts_have_one_order_and_reals_read_back() -> None:
     assert [verdict.severity for verdict in Verdict] == list(range(9))
     assert float(real(0.1 + 0.2)) == 0.1 + 0.2
     assert json.loads(json.dumps(real(float("inf")))) == "inf"
+
+
+@pytest.mark.requirement("W5")
+def test_checks_without_a_subject_are_a_usage_error() -> None:
+    """A stranger who forgets --zg-subject is told so; nothing is skipped in silence."""
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "certify.plugin", "--pyargs", "certify.checks"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 4 and "--zg-subject" in done.stdout + done.stderr
