@@ -178,7 +178,7 @@ class Assembler:
         return len(self.received) == self.envelope.chunk_count
 
     def finish(self) -> memoryview:
-        """The tensor's bytes, read-only, once the whole has the envelope's digest. Else everything is asked for again."""
+        """The tensor's bytes, read-only, once the whole has the envelope's digest. Else all are asked for again."""
         if not self.complete:
             raise refuse(
                 "zg/tensor/incomplete",
