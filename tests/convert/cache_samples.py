@@ -19,8 +19,9 @@ IDS = (3, 1, 4, 1, 5)
 
 def element(name: str, hadamard: int = 0) -> ElementForm:
     """`f32`, `f16`, `bf16`, or a ggml schema."""
-    return ElementForm(dtype="" if name.startswith("ggml") else name, quant=name if name.startswith("ggml") else "",
-                       hadamard=hadamard)
+    return ElementForm(
+        dtype="" if name.startswith("ggml") else name, quant=name if name.startswith("ggml") else "", hadamard=hadamard
+    )
 
 
 def form_of(k: str, v: str = "", pairing: str = "half", hadamard: int = 0) -> CacheForm:
@@ -37,8 +38,9 @@ def stored(values: np.ndarray, form: ElementForm) -> np.ndarray:
     return values.astype({"f32": np.float32, "f16": np.float16}[form.dtype])
 
 
-def small_cache(form: CacheForm = F32_HALF, *, padded: int = 8, heads: int = 2, head_dim: int = 32, layers: int = 3,
-                seed: int = 0) -> KVCache:
+def small_cache(
+    form: CacheForm = F32_HALF, *, padded: int = 8, heads: int = 2, head_dim: int = 32, layers: int = 3, seed: int = 0
+) -> KVCache:
     """Five tokens, three rows of padding that hold NaN where the form can."""
     rng = np.random.default_rng(seed)
     arrays = {"k": [], "v": []}
@@ -46,15 +48,33 @@ def small_cache(form: CacheForm = F32_HALF, *, padded: int = 8, heads: int = 2, 
         for _ in range(layers):
             values = rng.standard_normal((padded, heads, head_dim)).astype(np.float32)
             array = stored(values, one)
-            array[len(IDS):] = 0xFF if array.dtype == np.uint8 else (0x7FC0 if array.dtype == np.uint16 else np.nan)
+            array[len(IDS) :] = 0xFF if array.dtype == np.uint8 else (0x7FC0 if array.dtype == np.uint16 else np.nan)
             arrays[side].append(array)
-    return make_cache(arrays["k"], arrays["v"], IDS, head_dim=head_dim, form=form, model=MODEL, tokenizer=TOKENIZER,
-                      rope=ROPE, made_by="test 1.0", layer_first=2)
+    return make_cache(
+        arrays["k"],
+        arrays["v"],
+        IDS,
+        head_dim=head_dim,
+        form=form,
+        model=MODEL,
+        tokenizer=TOKENIZER,
+        rope=ROPE,
+        made_by="test 1.0",
+        layer_first=2,
+    )
 
 
 def expectation(cache: KVCache, forms: tuple[CacheForm, ...] = ()) -> CacheExpectation:
     """What a receiver of exactly this cache expects."""
     descriptor = cache.descriptor
-    return CacheExpectation(model=MODEL, tokenizer=TOKENIZER, ids=IDS, kv_head_count=descriptor.kv_head_count,
-                            head_dim=descriptor.head_dim, rope=ROPE, layer_first=2, layer_count=descriptor.layer_count,
-                            forms=forms)
+    return CacheExpectation(
+        model=MODEL,
+        tokenizer=TOKENIZER,
+        ids=IDS,
+        kv_head_count=descriptor.kv_head_count,
+        head_dim=descriptor.head_dim,
+        rope=ROPE,
+        layer_first=2,
+        layer_count=descriptor.layer_count,
+        forms=forms,
+    )

@@ -16,8 +16,13 @@ from zeitgeist.core.formats.digest import content_digest, tokens_digest
 from zeitgeist.core.formats.kv import F32_HALF, CacheForm, RopeState
 
 FOREIGN = content_digest(b"foreign")
-FORMS = [F32_HALF, form_of("f16", pairing="interleaved"), form_of("bf16"), form_of("ggml_q8_0"),
-         form_of("ggml_q4_0", "ggml_q4_1")]
+FORMS = [
+    F32_HALF,
+    form_of("f16", pairing="interleaved"),
+    form_of("bf16"),
+    form_of("ggml_q8_0"),
+    form_of("ggml_q4_0", "ggml_q4_1"),
+]
 
 VECTORS: dict[str, tuple[Any, str, str]] = {
     "cache_version": (2, "zg/cache/format-version", "cache_version"),
@@ -104,11 +109,17 @@ def test_a_wrong_field_is_refused_by_its_name(path: str) -> None:
 
 
 @pytest.mark.requirement("A5")
-@pytest.mark.parametrize(("path", "value", "error_id"), [
-    ("form.k.dtype", "f64", "zg/cache/dtype"), ("form.v.quant", "ggml_q2_k", "zg/cache/quant"),
-    ("form.k.hadamard", 32, "zg/cache/hadamard"), ("form.pairing", "none", "zg/cache/pairing"),
-    ("form.keys_rotated", False, "zg/cache/rotation-state"), ("form.k.dtype", "f16", "zg/cache/shape"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "error_id"),
+    [
+        ("form.k.dtype", "f64", "zg/cache/dtype"),
+        ("form.v.quant", "ggml_q2_k", "zg/cache/quant"),
+        ("form.k.hadamard", 32, "zg/cache/hadamard"),
+        ("form.pairing", "none", "zg/cache/pairing"),
+        ("form.keys_rotated", False, "zg/cache/rotation-state"),
+        ("form.k.dtype", "f16", "zg/cache/shape"),
+    ],
+)
 def test_a_receiver_of_any_form_still_refuses_what_no_path_knows(path: str, value: Any, error_id: str) -> None:
     """Without a list of forms, unknown elements, rotated plain numbers, keys before rotation do not pass (A5)."""
     cache = small_cache()
@@ -154,8 +165,12 @@ def test_the_divisors_decide_where_a_gguf_does_not_say_how_they_were_made() -> N
 def test_padding_that_calls_itself_valid_is_refused_even_with_digests_to_match() -> None:
     """The maker counts 8 rows and 8 tokens where 5 are continued: the count is named (A5)."""
     cache = small_cache()
-    descriptor = msgspec.structs.replace(cache.descriptor, position_count=8, tokens=tokens_digest([*IDS, 0, 0, 0]),
-                                         layers=layer_digests(cache.k, cache.v, 8))
+    descriptor = msgspec.structs.replace(
+        cache.descriptor,
+        position_count=8,
+        tokens=tokens_digest([*IDS, 0, 0, 0]),
+        layers=layer_digests(cache.k, cache.v, 8),
+    )
     assert refusal(KVCache(descriptor, cache.k, cache.v), expectation(cache)) == ("zg/cache/position", "position_count")
 
 

@@ -13,7 +13,7 @@ from zeitgeist.core.formats.kv import F32_HALF
 def test_layer_digests_see_every_valid_row_and_no_padding() -> None:
     """Change padding: same digests. Change one bit of a valid row, or swap heads: another for that layer (D1)."""
     cache = small_cache()
-    cache.k[1][len(IDS):] = 7
+    cache.k[1][len(IDS) :] = 7
     assert layer_digests(cache.k, cache.v, len(IDS)) == cache.descriptor.layers
     cache.v[1].view(np.uint32)[len(IDS) - 1, 1, 31] ^= 1
     found = layer_digests(cache.k, cache.v, len(IDS))
@@ -32,8 +32,17 @@ def test_every_element_form_has_one_array_shape(k: str) -> None:
     for other in ("f32", "f16", "ggml_q8_0"):
         if other != k:
             with pytest.raises(ZeitgeistError, match=r"layer\.0\.k.*zg/cache/shape"):
-                make_cache(cache.k, cache.v, IDS, head_dim=32, form=form_of(other, "f32"), model=MODEL,
-                           tokenizer=TOKENIZER, rope=ROPE, made_by="test")
+                make_cache(
+                    cache.k,
+                    cache.v,
+                    IDS,
+                    head_dim=32,
+                    form=form_of(other, "f32"),
+                    model=MODEL,
+                    tokenizer=TOKENIZER,
+                    rope=ROPE,
+                    made_by="test",
+                )
 
 
 @pytest.mark.requirement("D1")

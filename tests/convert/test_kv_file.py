@@ -58,8 +58,11 @@ def packed(names: dict[str, np.ndarray] | None = None, metadata: dict[str, str] 
     """A file that says something else than it holds."""
     cache = small_cache()
     descriptor = msgspec.structs.replace(cache.descriptor, **changes)
-    arrays = {f"layer.{2 + i}.{s}": a for i, kv in enumerate(zip(cache.k, cache.v, strict=True))
-              for s, a in zip("kv", kv, strict=True)} | (names or {})
+    arrays = {
+        f"layer.{2 + i}.{s}": a
+        for i, kv in enumerate(zip(cache.k, cache.v, strict=True))
+        for s, a in zip("kv", kv, strict=True)
+    } | (names or {})
     kinds = {"float32": "f32", "float16": "f16", "uint8": "u8"}
     tensors = [(name, kinds[array.dtype.name], array) for name, array in arrays.items() if array.size]
     return bytes(pack(tensors, {METADATA_KEY: descriptor_to_json(descriptor)} if metadata is None else metadata))
@@ -73,15 +76,21 @@ LIES = {
     "second key": (lambda: packed(metadata={METADATA_KEY: GOOD, "x": ""}), "zg/cache/bad-metadata", "__metadata__"),
     "not JSON": (lambda: packed(metadata={METADATA_KEY: "{"}), "zg/cache/bad-metadata", "zeitgeist"),
     "blank in JSON": (lambda: packed(metadata={METADATA_KEY: GOOD + " "}), "zg/cache/bad-metadata", "zeitgeist"),
-    "key twice": (lambda: packed(metadata={METADATA_KEY: GOOD.replace("{", '{"adapter":"",', 1)}),
-                  "zg/cache/bad-metadata", "zeitgeist"),
-    "unknown field": (lambda: packed(metadata={METADATA_KEY: GOOD.replace("{", '{"aaa":1,', 1)}),
-                      "zg/cache/bad-metadata", "zeitgeist"),
+    "key twice": (
+        lambda: packed(metadata={METADATA_KEY: GOOD.replace("{", '{"adapter":"",', 1)}),
+        "zg/cache/bad-metadata",
+        "zeitgeist",
+    ),
+    "unknown field": (
+        lambda: packed(metadata={METADATA_KEY: GOOD.replace("{", '{"aaa":1,', 1)}),
+        "zg/cache/bad-metadata",
+        "zeitgeist",
+    ),
     "too long": (lambda: packed(metadata={METADATA_KEY: GOOD + " " * (1 << 20)}), "zg/cache/bad-metadata", "zeitgeist"),
     "negative count": (lambda: packed(position_count=-1), "zg/cache/bad-metadata", "position_count"),
     "no heads": (lambda: packed(kv_head_count=0), "zg/cache/bad-metadata", "kv_head_count"),
     "missing layer": (lambda: packed(layer_count=4), "zg/cache/missing-layer", "layer.5.k"),
-    "absurd layer count": (lambda: packed(layer_count=1 << 50), "zg/cache/missing-layer", "layer.5.k"),
+    "absurd layer count": (lambda: packed(layer_count=1 << 50), "zg/cache/bad-metadata", "layer_count"),
     "missing V": (lambda: packed(names={"layer.3.v": np.zeros(0, np.float32)}), "zg/cache/missing-layer", "layer.3.v"),
     "layer too many": (lambda: packed(layer_count=2), "zg/cache/unknown-tensor", "layer.4.k"),
     "shifted layers": (lambda: packed(layer_first=1), "zg/cache/missing-layer", "layer.1.k"),

@@ -25,21 +25,34 @@ def verbs(source: CacheForm, target: CacheForm, head_dim: int = 64) -> list[str]
 
 
 @pytest.mark.requirement("D3")
-@pytest.mark.parametrize(("source", "target", "wanted", "price"), [
-    (form_of("f32"), form_of("f32"), [], "exact"),
-    (form_of("f16"), F32_HALF, ["cast"], "exact"),
-    (form_of("f16", pairing="interleaved"), F32_HALF, ["re-pair", "cast"], "exact"),
-    (F32_HALF, form_of("f16", pairing="interleaved"), ["cast", "re-pair"], "lossy"),
-    (F32_HALF, form_of("bf16"), ["cast"], "safe"),
-    (form_of("ggml_q8_0", pairing="interleaved"), F32_HALF, ["dequantise", "re-pair"], "exact"),
-    (form_of("ggml_q4_0"), form_of("ggml_q8_0"), ["repack"], "exact"),
-    (form_of("ggml_q4_0"), form_of("ggml_q4_1"), ["repack"], "exact"),
-    (form_of("ggml_q8_0"), form_of("ggml_q4_0"), ["dequantise", "quantise"], "lossy"),
-    (form_of("ggml_q8_0", pairing="interleaved", hadamard=64), F32_HALF, ["dequantise", "rotate", "re-pair"], "safe"),
-    (F32_HALF, form_of("ggml_q8_0", pairing="interleaved", hadamard=64), ["re-pair", "rotate", "quantise"], "lossy"),
-    (form_of("ggml_q4_0", hadamard=64), form_of("ggml_q8_0"), ["dequantise", "rotate", "quantise"], "lossy"),
-    (form_of("f16"), form_of("bf16"), ["cast", "cast"], "safe"),
-])
+@pytest.mark.parametrize(
+    ("source", "target", "wanted", "price"),
+    [
+        (form_of("f32"), form_of("f32"), [], "exact"),
+        (form_of("f16"), F32_HALF, ["cast"], "exact"),
+        (form_of("f16", pairing="interleaved"), F32_HALF, ["re-pair", "cast"], "exact"),
+        (F32_HALF, form_of("f16", pairing="interleaved"), ["cast", "re-pair"], "lossy"),
+        (F32_HALF, form_of("bf16"), ["cast"], "safe"),
+        (form_of("ggml_q8_0", pairing="interleaved"), F32_HALF, ["dequantise", "re-pair"], "exact"),
+        (form_of("ggml_q4_0"), form_of("ggml_q8_0"), ["repack"], "exact"),
+        (form_of("ggml_q4_0"), form_of("ggml_q4_1"), ["repack"], "exact"),
+        (form_of("ggml_q8_0"), form_of("ggml_q4_0"), ["dequantise", "quantise"], "lossy"),
+        (
+            form_of("ggml_q8_0", pairing="interleaved", hadamard=64),
+            F32_HALF,
+            ["dequantise", "rotate", "re-pair"],
+            "safe",
+        ),
+        (
+            F32_HALF,
+            form_of("ggml_q8_0", pairing="interleaved", hadamard=64),
+            ["re-pair", "rotate", "quantise"],
+            "lossy",
+        ),
+        (form_of("ggml_q4_0", hadamard=64), form_of("ggml_q8_0"), ["dequantise", "rotate", "quantise"], "lossy"),
+        (form_of("f16"), form_of("bf16"), ["cast", "cast"], "safe"),
+    ],
+)
 def test_the_chosen_chain_is_the_one_a_person_would_take(source, target, wanted, price) -> None:
     """A table of cases, among them repacking without loss and rotation undone before re-pairing (D3)."""
     assert verbs(source, target) == wanted
@@ -52,20 +65,25 @@ def test_the_chosen_chain_is_the_one_a_person_would_take(source, target, wanted,
 def test_a_path_explains_itself_with_price_and_bytes() -> None:
     """One line a step (D3)."""
     lines = find_path(form_of("ggml_q8_0", "f16", pairing="interleaved", hadamard=0), F32_HALF, 64).explain()
-    assert lines == ["k: dequantise ggml_q8_0 → f32: exact, 324 bytes a head",
-                     "k: re-pair interleaved → half: exact, 512 bytes a head",
-                     "v: cast f16 → f32: exact, 384 bytes a head"]
+    assert lines == [
+        "k: dequantise ggml_q8_0 → f32: exact, 324 bytes a head",
+        "k: re-pair interleaved → half: exact, 512 bytes a head",
+        "v: cast f16 → f32: exact, 384 bytes a head",
+    ]
 
 
 @pytest.mark.requirement("D3")
-@pytest.mark.parametrize(("target", "field"), [
-    (CacheForm(k=F32_HALF.k, v=F32_HALF.v, pairing="half", keys_rotated=False), "keys_rotated"),
-    (form_of("f32", pairing="none"), "pairing"),
-    (form_of("f32", hadamard=32), "k.hadamard"),
-    (form_of("ggml_q8_0", hadamard=48), "k.hadamard"),
-    (form_of("f8"), "form.dtype"),
-    (form_of("ggml_q2_k"), "form.quant"),
-])
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        (CacheForm(k=F32_HALF.k, v=F32_HALF.v, pairing="half", keys_rotated=False), "keys_rotated"),
+        (form_of("f32", pairing="none"), "pairing"),
+        (form_of("f32", hadamard=32), "k.hadamard"),
+        (form_of("ggml_q8_0", hadamard=48), "k.hadamard"),
+        (form_of("f8"), "form.dtype"),
+        (form_of("ggml_q2_k"), "form.quant"),
+    ],
+)
 def test_what_no_chain_reaches_is_refused_by_name(target: CacheForm, field: str) -> None:
     """Non-transferable is said, not tried (D3)."""
     with pytest.raises(ZeitgeistError) as caught:
@@ -87,8 +105,10 @@ def test_every_form_converts_to_every_other_and_is_admitted(source: CacheForm) -
         assert converted.descriptor.padded_count == len(IDS)
         exact, _ = convert_cache(cache, F32_HALF)
         again, _ = convert_cache(converted, F32_HALF)
-        distance = max(float(np.abs(a - b[: len(IDS)]).max()) for a, b in
-                       zip((*again.k, *again.v), (*exact.k, *exact.v), strict=True))
+        distance = max(
+            float(np.abs(a - b[: len(IDS)]).max())
+            for a, b in zip((*again.k, *again.v), (*exact.k, *exact.v), strict=True)
+        )
         # A rotation spreads one number's error over its block of 32: at most √32 of the largest.
         assert distance <= sum(step.max_abs for step in report.steps) * 32**0.5 + 1e-5
         if report.path.price == "exact":
@@ -103,8 +123,9 @@ def test_the_report_measures_what_was_lost() -> None:
     for name in ("f16", "bf16", "ggml_q8_0", "ggml_q4_1", "ggml_q4_0"):
         converted, report = convert_cache(cache, form_of(name))
         assert [(step.side, step.step.target.element) for step in report.steps] == [("k", name), ("v", name)]
-        difference = [to_float32(b, name).astype(np.float64) - a[: len(IDS)]
-                      for a, b in zip(cache.k, converted.k, strict=True)]
+        difference = [
+            to_float32(b, name).astype(np.float64) - a[: len(IDS)] for a, b in zip(cache.k, converted.k, strict=True)
+        ]
         assert report.steps[0].max_abs == max(float(np.abs(one).max()) for one in difference)
         losses[name] = report.relative_l2
     assert losses["f16"] < 2.0**-11
@@ -123,7 +144,8 @@ def test_the_rotation_of_a_spiky_head_is_why_it_exists() -> None:
         key = ElementForm(dtype="", quant="ggml_q4_0", hadamard=block)
         stored, _ = convert_cache(cache, CacheForm(k=key, v=F32_HALF.v, pairing="half"))
         back, _ = convert_cache(stored, F32_HALF)
-        errors.append(np.concatenate([(b - a[: len(IDS)])[..., 8:32].ravel() for a, b in zip(cache.k, back.k, strict=True)]))
+        pairs = zip(cache.k, back.k, strict=True)
+        errors.append(np.concatenate([(b - a[: len(IDS)])[..., 8:32].ravel() for a, b in pairs]))
     assert np.vdot(errors[1], errors[1]) < np.vdot(errors[0], errors[0]) / 2
 
 

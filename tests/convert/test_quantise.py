@@ -27,9 +27,20 @@ QTYPE = {name: gguf.GGMLQuantizationType[name.removeprefix("ggml_").upper()] for
 
 def adversarial() -> np.ndarray:
     """Zeros, minus zeros, one spike, ties at .5, both signs equal, tiny, huge, constant."""
-    rows = [np.zeros(32), -np.zeros(32), np.eye(32)[5] * -7, np.arange(32) - 15.5, np.tile([3, -3], 16),
-            np.full(32, 2.5), np.arange(32) * 1e-6, np.linspace(-6e4, 6e4, 32), np.full(32, -1), np.arange(32) / 2,
-            np.full(32, 127.5), np.full(32, 1e-30)]
+    rows = [
+        np.zeros(32),
+        -np.zeros(32),
+        np.eye(32)[5] * -7,
+        np.arange(32) - 15.5,
+        np.tile([3, -3], 16),
+        np.full(32, 2.5),
+        np.arange(32) * 1e-6,
+        np.linspace(-6e4, 6e4, 32),
+        np.full(32, -1),
+        np.arange(32) / 2,
+        np.full(32, 127.5),
+        np.full(32, 1e-30),
+    ]
     return np.array(rows, np.float32)
 
 
@@ -57,13 +68,18 @@ def test_blocks_equal_the_gguf_package_bit_for_bit(name: str) -> None:
 
 @pytest.mark.requirement("C4")
 @settings(max_examples=60, deadline=None)
-@given(values=hnp.arrays(np.float32, (2, 64), elements=st.floats(-1e4, 1e4, width=32)),
-       name=st.sampled_from(sorted(BLOCKS)))
+@given(
+    values=hnp.arrays(np.float32, (2, 64), elements=st.floats(-1e4, 1e4, width=32)),
+    name=st.sampled_from(sorted(BLOCKS)),
+)
 def test_the_error_stays_within_half_a_step_of_the_scale(values: np.ndarray, name: str) -> None:
     """Q8_0 rounds to the nearest code, Q4_0 loses at most one step at the end without a code, Q4_1 half of (C4)."""
     blocks = values.reshape(-1, 32)
-    step = {"ggml_q8_0": np.abs(blocks).max(1) / 127, "ggml_q4_0": np.abs(blocks).max(1) / 8,
-            "ggml_q4_1": np.ptp(blocks, axis=1) / 15}[name]
+    step = {
+        "ggml_q8_0": np.abs(blocks).max(1) / 127,
+        "ggml_q4_0": np.abs(blocks).max(1) / 8,
+        "ggml_q4_1": np.ptp(blocks, axis=1) / 15,
+    }[name]
     error = np.abs(dequantise(quantise(values, name), name).reshape(-1, 32) - blocks).max(1)
     share = 1.0 if name == "ggml_q4_0" else 0.5
     rounding = np.abs(blocks).max(1) * 2.0**-10 + 2.0**-24 * 128

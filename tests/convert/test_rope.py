@@ -12,10 +12,16 @@ from zeitgeist.core.errors import ZeitgeistError
 
 @pytest.mark.requirement("D2")
 @settings(max_examples=60, deadline=None)
-@given(positions=st.integers(0, 70), heads=st.integers(1, 5), pairs=st.integers(1, 70),
-       dtype=st.sampled_from([np.float32, np.float16, np.uint16]), strided=st.booleans())
-def test_repairing_is_the_published_permutation_and_its_inverse(positions: int, heads: int, pairs: int, dtype: type,
-                                                                strided: bool) -> None:
+@given(
+    positions=st.integers(0, 70),
+    heads=st.integers(1, 5),
+    pairs=st.integers(1, 70),
+    dtype=st.sampled_from([np.float32, np.float16, np.uint16]),
+    strided=st.booleans(),
+)
+def test_repairing_is_the_published_permutation_and_its_inverse(
+    positions: int, heads: int, pairs: int, dtype: type, strided: bool
+) -> None:
     """half → interleaved puts element i at 2i and i + D/2 at 2i + 1; the way back restores every bit (D2)."""
     rng = np.random.default_rng(positions)
     bits = rng.integers(0, 256, (positions, heads, 2 * pairs * np.dtype(dtype).itemsize), np.uint8)

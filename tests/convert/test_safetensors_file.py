@@ -31,8 +31,12 @@ def entry(dtype: Any, shape: Any, offsets: Any) -> dict[str, Any]:
 def test_the_reference_implementation_reads_what_we_pack_and_we_read_what_it_saves(tmp_path: Path) -> None:
     """Both directions, several dtypes, a scalar and an empty tensor (R3)."""
     arrays = {
-        "b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float16([1, 2]), "c": np.zeros((0, 4), np.int64),
-        "d": np.array(7, np.uint32), "e": np.array([True, False]), "f": np.arange(3, dtype=np.uint8),
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a": np.float16([1, 2]),
+        "c": np.zeros((0, 4), np.int64),
+        "d": np.array(7, np.uint32),
+        "e": np.array([True, False]),
+        "f": np.arange(3, dtype=np.uint8),
     }
     names = {"float32": "f32", "float16": "f16", "int64": "i64", "uint32": "u32", "bool": "bool", "uint8": "u8"}
     ours = pack([(name, names[array.dtype.name], array) for name, array in arrays.items()], {"zeitgeist": "x"})
@@ -69,8 +73,14 @@ LIES = {
     "not an object": (raw_file(b"[1]", b""), "bad-header"),
     "deep nesting": (raw_file(b"[" * 200_000, b""), "bad-header"),
     "huge integer": (raw_file(b'{"a":' + b"9" * 9000 + b"}", b""), "bad-header"),
-    "a key twice": (raw_file(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
-                             b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"), "bad-header"),
+    "a key twice": (
+        raw_file(
+            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+            b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            b"x",
+        ),
+        "bad-header",
+    ),
     "NaN": (raw_file(b'{"a":NaN}', b""), "bad-header"),
     "metadata not text": (raw_file({"__metadata__": {"a": 1}}, b""), "bad-header"),
     "fourth key": (raw_file({"a": {**F32, "x": 1}}, b"x" * 8), "bad-header"),

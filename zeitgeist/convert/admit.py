@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zeitgeist.convert.kv import KVCache, layer_digests, require_shapes, row_width
+from zeitgeist.convert.kv import KVCache, all_finite, layer_digests, require_shapes, row_width
 from zeitgeist.convert.quantise import block_scales
 from zeitgeist.core.descriptors.cache import CacheDescriptor
 from zeitgeist.core.descriptors.versions import SCHEMA_VERSIONS
@@ -22,7 +22,7 @@ from zeitgeist.core.formats.digest import tokens_digest
 from zeitgeist.core.formats.kv import CACHE_FORMAT_VERSION, CacheForm, ElementForm, RopeState
 from zeitgeist.core.ids import Digest
 
-__all__ = ["CacheExpectation", "admit", "admit_descriptor", "admit_payload"]
+__all__ = ["CacheExpectation", "admit", "admit_descriptor", "admit_payload", "require_layer_finite"]
 
 MADE_BY_CHARACTERS_MAX = 200
 """Engine, version and build fit in 80; a log line stays readable at 200."""
@@ -82,11 +82,19 @@ def admit_version(descriptor: CacheDescriptor, expect: CacheExpectation) -> None
     require("zg/cache/format-version", "format_version", descriptor.format_version, CACHE_FORMAT_VERSION)
     for name in sorted(descriptor.extensions):
         if descriptor.extensions[name].critical and name not in expect.extensions:
-            raise refuse("zg/cache/extension", f"extensions.{name}", "a critical extension",
-                         ", ".join(sorted(expect.extensions)) or "none")
+            raise refuse(
+                "zg/cache/extension",
+                f"extensions.{name}",
+                "a critical extension",
+                ", ".join(sorted(expect.extensions)) or "none",
+            )
     if len(descriptor.made_by) > MADE_BY_CHARACTERS_MAX or not descriptor.made_by.isprintable():
-        raise refuse("zg/cache/made-by", "made_by", f"{len(descriptor.made_by)} characters",
-                     f"at most {MADE_BY_CHARACTERS_MAX}, printable")
+        raise refuse(
+            "zg/cache/made-by",
+            "made_by",
+            f"{len(descriptor.made_by)} characters",
+            f"at most {MADE_BY_CHARACTERS_MAX}, printable",
+        )
 
 
 def admit_identity(descriptor: CacheDescriptor, expect: CacheExpectation) -> None:
@@ -102,8 +110,9 @@ def admit_positions(descriptor: CacheDescriptor, expect: CacheExpectation) -> No
     require("zg/cache/position", "position_count", descriptor.position_count, len(expect.ids))
     require("zg/cache/tokens", "tokens", descriptor.tokens, tokens_digest(expect.ids))
     if descriptor.padded_count < descriptor.position_count:
-        raise refuse("zg/cache/padding", "padded_count", descriptor.padded_count,
-                     f"at least {descriptor.position_count}")
+        raise refuse(
+            "zg/cache/padding", "padded_count", descriptor.padded_count, f"at least {descriptor.position_count}"
+        )
 
 
 def admit_geometry(descriptor: CacheDescriptor, expect: CacheExpectation) -> None:
@@ -138,8 +147,12 @@ def require_hadamard(side: str, element: ElementForm, head_dim: int) -> None:
     """0, or a power of two that divides the head, and only under a block quantisation: nothing else is ever made."""
     block = element.hadamard
     if block and (not element.quant or block < 2 or block & (block - 1) or head_dim % block):
-        raise refuse("zg/cache/hadamard", f"form.{side}.hadamard", block,
-                     f"0, or with a quantisation a power of two that divides {head_dim}")
+        raise refuse(
+            "zg/cache/hadamard",
+            f"form.{side}.hadamard",
+            block,
+            f"0, or with a quantisation a power of two that divides {head_dim}",
+        )
 
 
 def form_leaves(form: CacheForm) -> Iterator[tuple[str, str, object]]:
@@ -176,22 +189,33 @@ def admit_payload(cache: KVCache) -> None:
     """Shapes, finite numbers, then the digest of each layer: flipped bits, swapped heads, K in the place of V."""
     require_shapes(cache)
     for index in range(cache.descriptor.layer_count):
-        for side in ("k", "v"):
-            require_finite(cache, index, side)
+        require_layer_finite(cache, index)
     found = layer_digests(cache.k, cache.v, cache.descriptor.position_count)
     for index, (got, wanted) in enumerate(zip(found, cache.descriptor.layers, strict=True)):
         require("zg/cache/layer-digest", f"layers.{cache.descriptor.layer_first + index}", got, wanted)
 
 
+def require_layer_finite(cache: KVCache, index: int) -> None:
+    """Both sides of one layer, counted from the first one held."""
+    for side in ("k", "v"):
+        require_finite(cache, index, side)
+
+
 def require_finite(cache: KVCache, index: int, side: str) -> None:
     """Refuse NaN and infinity among the valid rows, naming layer, side, position and head; padding is not read."""
     element = cache.descriptor.form.k if side == "k" else cache.descriptor.form.v
-    finite = finite_numbers(cache.valid(side, index), element)
+    rows = cache.valid(side, index)
+    if not element.quant and all_finite(rows, element.dtype):
+        return
+    finite = finite_numbers(rows, element)
     if bool(finite.all()):
         return
     position, head = (int(axis[0]) for axis in np.nonzero(~finite.all(axis=-1)))
-    raise RemoteProtocolError("zg/cache/not-finite", f"NaN or infinity at position {position}, head {head}",
-                              f"layer.{cache.descriptor.layer_first + index}.{side}")
+    raise RemoteProtocolError(
+        "zg/cache/not-finite",
+        f"NaN or infinity at position {position}, head {head}",
+        f"layer.{cache.descriptor.layer_first + index}.{side}",
+    )
 
 
 def finite_numbers(rows: NDArray[Any], element: ElementForm) -> NDArray[np.bool_]:

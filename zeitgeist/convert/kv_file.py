@@ -12,13 +12,14 @@ from zeitgeist.convert.safetensors_file import SafeTensorsFile, pack, read_tenso
 from zeitgeist.core.descriptors.cache import CacheDescriptor
 from zeitgeist.core.errors import RemoteProtocolError, refuse
 from zeitgeist.core.formats.kv import ElementForm
+from zeitgeist.core.limits import DESCRIPTOR_BYTES_MAX, HEADER_JSON_BYTES_MAX, LAYER_COUNT_MAX, TOKEN_COUNT_MAX
 
 __all__ = ["METADATA_KEY", "descriptor_from_json", "descriptor_to_json", "dump", "load"]
 
 METADATA_KEY = "zeitgeist"
 
-DESCRIPTOR_BYTES_MAX = 1 << 20
-"""1 MiB: 128 layers of digests take 10 KiB; the rest is left to vendors' extensions."""
+DESCRIPTOR_JSON_BYTES_MAX = 4 * DESCRIPTOR_BYTES_MAX
+"""As JSON, with names spelled out and bytes in base64, a descriptor takes less than four times its canonical bytes."""
 
 
 def dump(cache: KVCache) -> bytearray:
@@ -34,7 +35,7 @@ def dump(cache: KVCache) -> bytearray:
 
 def load(buffer: bytes | bytearray | memoryview) -> KVCache:
     """Views over buffer, which must not change while they live. Errors: `zg/safetensors/…`, `zg/cache/…`."""
-    return from_file(read_tensors(buffer))
+    return from_file(read_tensors(buffer, HEADER_JSON_BYTES_MAX))
 
 
 def from_file(file: SafeTensorsFile) -> KVCache:
@@ -43,8 +44,10 @@ def from_file(file: SafeTensorsFile) -> KVCache:
         raise refuse("zg/cache/bad-metadata", "__metadata__", sorted(file.metadata), f"exactly one key, {METADATA_KEY}")
     descriptor = descriptor_from_json(file.metadata[METADATA_KEY])
     require_names(file, descriptor)
-    arrays = {side: [require_tensor(file, descriptor, index, side) for index in range(descriptor.layer_count)]
-              for side in ("k", "v")}
+    arrays = {
+        side: [require_tensor(file, descriptor, index, side) for index in range(descriptor.layer_count)]
+        for side in ("k", "v")
+    }
     cache = KVCache(descriptor, arrays["k"], arrays["v"])
     require_shapes(cache)
     return cache
@@ -84,18 +87,26 @@ def descriptor_to_json(descriptor: CacheDescriptor) -> str:
 
 def descriptor_from_json(text: str) -> CacheDescriptor:
     """Refuse what is too long, has unknown or missing fields, or does not re-encode to itself (so no key twice)."""
-    if len(text) > DESCRIPTOR_BYTES_MAX:
-        raise refuse("zg/cache/bad-metadata", METADATA_KEY, f"{len(text)} bytes", f"at most {DESCRIPTOR_BYTES_MAX}")
+    if len(text) > DESCRIPTOR_JSON_BYTES_MAX:
+        raise refuse(
+            "zg/cache/bad-metadata", METADATA_KEY, f"{len(text)} bytes", f"at most {DESCRIPTOR_JSON_BYTES_MAX}"
+        )
     try:
         descriptor = msgspec.json.decode(text, type=CacheDescriptor)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError) as error:
         raise RemoteProtocolError("zg/cache/bad-metadata", str(error)[:160], METADATA_KEY) from error
     if descriptor_to_json(descriptor) != text:
         raise refuse("zg/cache/bad-metadata", METADATA_KEY, "not what re-encodes to itself", "sorted, no blanks")
-    counts = {"layer_first": descriptor.layer_first, "layer_count": descriptor.layer_count - 1,
-              "position_count": descriptor.position_count, "kv_head_count": descriptor.kv_head_count - 1,
-              "head_dim": descriptor.head_dim - 1, "position_first": descriptor.position_first}
-    for field, value in counts.items():
-        if value < 0:
-            raise refuse("zg/cache/bad-metadata", field, getattr(descriptor, field), "a count in its range")
+    ranges = {
+        "layer_first": (0, LAYER_COUNT_MAX),
+        "layer_count": (1, LAYER_COUNT_MAX),
+        "kv_head_count": (1, 1 << 16),
+        "head_dim": (1, 1 << 16),
+        "position_first": (0, TOKEN_COUNT_MAX),
+        "position_count": (0, TOKEN_COUNT_MAX),
+        "padded_count": (0, TOKEN_COUNT_MAX),
+    }
+    for field, (low, high) in ranges.items():
+        if not low <= getattr(descriptor, field) <= high:
+            raise refuse("zg/cache/bad-metadata", field, getattr(descriptor, field), f"{low} to {high}")
     return descriptor

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zeitgeist.convert import hadamard
-from zeitgeist.convert.kv import ELEMENT_DTYPES, KVCache, element_name, layer_digests, row_width
+from zeitgeist.convert.dtypes import convert, to_float64
+from zeitgeist.convert.kv import ELEMENT_DTYPES, KVCache, all_finite, element_name, layer_digests, row_width
 from zeitgeist.convert.quantise import BLOCKS, dequantise, quantise, repack
 from zeitgeist.convert.rope import repair
 from zeitgeist.core.errors import RemoteProtocolError, refuse
@@ -25,7 +26,15 @@ from zeitgeist.core.formats.dtype import precision_rule
 from zeitgeist.core.formats.kv import CacheForm, ElementForm, Pairing
 
 __all__ = [
-    "ConversionReport", "Path", "SideState", "Step", "StepReport", "cast", "convert_cache", "find_path", "to_float32",
+    "ConversionReport",
+    "Path",
+    "SideState",
+    "Step",
+    "StepReport",
+    "cast",
+    "convert_cache",
+    "find_path",
+    "to_float32",
 ]
 
 Price = Literal["exact", "safe", "lossy"]
@@ -136,8 +145,12 @@ def require_element(side: str, element: ElementForm, head_dim: int) -> None:
     row_width(element, head_dim)
     block = element.hadamard
     if block and (not element.quant or block < 2 or block & (block - 1) or head_dim % block):
-        raise refuse("zg/convert/bad-form", f"{side}.hadamard", block,
-                     f"0, or under blocks a power of two that divides {head_dim}")
+        raise refuse(
+            "zg/convert/bad-form",
+            f"{side}.hadamard",
+            block,
+            f"0, or under blocks a power of two that divides {head_dim}",
+        )
 
 
 def state_of(element: ElementForm, pairing: Pairing) -> SideState:
@@ -175,8 +188,15 @@ def trace(reached: dict[SideState, tuple[tuple[int, int], Step | None]], target:
 
 def steps_from(state: SideState, target: SideState, head_dim: int) -> Iterator[Step]:
     """Every step that makes sense on the way to target. Rotation and quantisation happen in float32 only."""
-    def step(verb: str, price: Price, loss: int, element: str = state.element, block: int = state.hadamard,
-             pairing: Pairing = state.pairing) -> Step:
+
+    def step(
+        verb: str,
+        price: Price,
+        loss: int,
+        element: str = state.element,
+        block: int = state.hadamard,
+        pairing: Pairing = state.pairing,
+    ) -> Step:
         moved = head_bytes(state.element, head_dim) + head_bytes(element, head_dim)
         return Step(verb, state, SideState(element, block, pairing), price, loss, moved)
 
@@ -230,8 +250,11 @@ def convert_cache(cache: KVCache, target: CacheForm) -> tuple[KVCache, Conversio
     return KVCache(converted, k, v), ConversionReport(path, (*k_reports, *v_reports))
 
 
-def convert_side(cache: KVCache, side: Literal["k", "v"], steps: tuple[Step, ...],
-                 ) -> tuple[list[NDArray[Any]], list[StepReport]]:
+def convert_side(
+    cache: KVCache,
+    side: Literal["k", "v"],
+    steps: tuple[Step, ...],
+) -> tuple[list[NDArray[Any]], list[StepReport]]:
     """All layers of one side through all steps, layer by layer; differences are gathered over the layers."""
     arrays: list[NDArray[Any]] = []
     largest, lost, total = [0.0] * len(steps), [0.0] * len(steps), [0.0] * len(steps)
@@ -247,8 +270,12 @@ def convert_side(cache: KVCache, side: Literal["k", "v"], steps: tuple[Step, ...
                 total[index] += norm
             array = after
         arrays.append(array)
-    reports = [StepReport(side, step, largest[i], float(np.sqrt(lost[i] / total[i])) if total[i] else 0.0,
-                          moved * step.bytes_moved) for i, step in enumerate(steps)]
+    reports = [
+        StepReport(
+            side, step, largest[i], float(np.sqrt(lost[i] / total[i])) if total[i] else 0.0, moved * step.bytes_moved
+        )
+        for i, step in enumerate(steps)
+    ]
     return arrays, reports
 
 
@@ -285,25 +312,11 @@ def to_float32(array: NDArray[Any], element: str) -> NDArray[np.float32]:
 
 
 def cast(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
-    """Between f32, f16 and bf16, rounding to nearest even. A finite number that overflows is `zg/convert/overflow`."""
-    wide = (array.astype(np.uint32) << np.uint32(16)).view(np.float32) if source == "bf16" else array.astype(np.float32)
-    if target == "f32":
-        return wide
-    if target == "f16":
-        with np.errstate(over="ignore"):
-            narrow = wide.astype(np.float16)
-        finite = np.isfinite(narrow)
-    else:
-        narrow = round_to_bf16(wide)
-        finite = (narrow & np.uint16(0x7F80)) != np.uint16(0x7F80)
-    if not finite.all() and bool((np.isfinite(wide) & ~finite).any()):
-        largest = np.abs(wide[np.isfinite(wide)]).max()
-        raise refuse("zg/convert/overflow", "dtype", f"{largest:.6g}", f"numbers that {target} holds")
-    return narrow
-
-
-def round_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Bit patterns of the nearest bfloat16, ties to even; NaN stays NaN (its top mantissa bit is set)."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(values), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+    """`dtypes.convert` between f32, f16 and bf16; a finite number that overflows is `zg/convert/overflow`."""
+    after = convert(array, source, target)
+    if cast_price(source, target) != "exact" and not all_finite(after, target):
+        before = to_float64(array, source)
+        lost = np.isfinite(before) & ~np.isfinite(to_float64(after, target))
+        if lost.any():
+            raise refuse("zg/convert/overflow", "dtype", f"{before[lost][0]:.6g}", f"numbers that {target} holds")
+    return after

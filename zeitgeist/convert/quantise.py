@@ -16,8 +16,17 @@ from zeitgeist.core.errors import refuse
 from zeitgeist.core.formats.quant import SCHEMAS
 
 __all__ = [
-    "BLOCKS", "AffineGroups", "BlockSchema", "affine_dequantise", "affine_from_ggml", "affine_quantise", "block_scales",
-    "dequantise", "ggml_from_affine", "quantise", "repack",
+    "BLOCKS",
+    "AffineGroups",
+    "BlockSchema",
+    "affine_dequantise",
+    "affine_from_ggml",
+    "affine_quantise",
+    "block_scales",
+    "dequantise",
+    "ggml_from_affine",
+    "quantise",
+    "repack",
 ]
 
 F32 = NDArray[np.float32]
@@ -35,7 +44,8 @@ class BlockSchema:
 
 BLOCKS: Mapping[str, BlockSchema] = {
     schema.name: BlockSchema(schema.block_elements, schema.block_bytes, len(schema.fields) - 1)
-    for schema in SCHEMAS.values() if schema.packing == "interleaved"
+    for schema in SCHEMAS.values()
+    if schema.packing == "interleaved"
 }
 """The block schemas whose arithmetic stands here. A schema that is not here is refused by name."""
 
@@ -175,8 +185,12 @@ def affine_dequantise(groups: AffineGroups) -> F32:
 def require_affine(width: int, bits: int, group_size: int) -> None:
     """4 or 8 bits, groups of 32, 64 or 128 that divide the last axis."""
     if bits not in (4, 8) or group_size not in (32, 64, 128) or width % group_size:
-        raise refuse("zg/convert/bad-form", "quant", f"{bits} bits, groups of {group_size} in {width}",
-                     "4 or 8 bits, groups of 32, 64 or 128 that divide the last axis")
+        raise refuse(
+            "zg/convert/bad-form",
+            "quant",
+            f"{bits} bits, groups of {group_size} in {width}",
+            "4 or 8 bits, groups of 32, 64 or 128 that divide the last axis",
+        )
 
 
 def pack_codes(codes: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from zeitgeist.core.errors import RemoteProtocolError, ZeitgeistError, refuse
 
 __all__ = [
-    "HEADER_BYTES_MAX", "Header", "SafeTensorsFile", "TensorSpec", "open_safetensors", "pack", "read_header",
+    "HEADER_BYTES_MAX",
+    "Header",
+    "SafeTensorsFile",
+    "TensorSpec",
+    "open_safetensors",
+    "pack",
+    "read_header",
     "read_tensors",
 ]
 
@@ -33,10 +39,18 @@ AXES_MAX = 8
 LENGTH_BYTES = 8
 
 DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
-    "F64": ("f64", np.dtype("<f8")), "F32": ("f32", np.dtype("<f4")), "F16": ("f16", np.dtype("<f2")),
-    "BF16": ("bf16", np.dtype("<u2")), "I64": ("i64", np.dtype("<i8")), "I32": ("i32", np.dtype("<i4")),
-    "I16": ("i16", np.dtype("<i2")), "I8": ("i8", np.dtype("i1")), "U64": ("u64", np.dtype("<u8")),
-    "U32": ("u32", np.dtype("<u4")), "U16": ("u16", np.dtype("<u2")), "U8": ("u8", np.dtype("u1")),
+    "F64": ("f64", np.dtype("<f8")),
+    "F32": ("f32", np.dtype("<f4")),
+    "F16": ("f16", np.dtype("<f2")),
+    "BF16": ("bf16", np.dtype("<u2")),
+    "I64": ("i64", np.dtype("<i8")),
+    "I32": ("i32", np.dtype("<i4")),
+    "I16": ("i16", np.dtype("<i2")),
+    "I8": ("i8", np.dtype("i1")),
+    "U64": ("u64", np.dtype("<u8")),
+    "U32": ("u32", np.dtype("<u4")),
+    "U16": ("u16", np.dtype("<u2")),
+    "U8": ("u8", np.dtype("u1")),
     "BOOL": ("bool", np.dtype("?")),
 }
 """Header name → (our name, array dtype). bf16 is carried as its bit pattern in uint16: NumPy has no such type."""
@@ -81,8 +95,9 @@ class SafeTensorsFile:
         """(dtype name, read-only view of the stored shape); bf16 as uint16. Unknown names are refused by name."""
         spec = self.header.tensors.get(name)
         if spec is None:
-            raise refuse("zg/safetensors/no-such-tensor", name, "no such tensor",
-                         "one of " + ", ".join(self.names()[:4]))
+            raise refuse(
+                "zg/safetensors/no-such-tensor", name, "no such tensor", "one of " + ", ".join(self.names()[:4])
+            )
         dtype = array_dtype(spec.dtype)
         view = np.frombuffer(self.buffer, dtype, count=prod(spec.shape), offset=self.header.data_start + spec.start)
         view.flags.writeable = False
@@ -106,10 +121,13 @@ def open_safetensors(path: Path) -> SafeTensorsFile:
         raise RemoteProtocolError(error.id, error.detail, where) from error
 
 
-def read_tensors(buffer: bytes | bytearray | memoryview | mmap.mmap) -> SafeTensorsFile:
+def read_tensors(
+    buffer: bytes | bytearray | memoryview | mmap.mmap,
+    header_bytes_max: int = HEADER_BYTES_MAX,
+) -> SafeTensorsFile:
     """The same over bytes in memory. The views share the buffer: the caller must not change it while they live."""
     view = memoryview(buffer).toreadonly().cast("B")
-    return SafeTensorsFile(view, read_header(view))
+    return SafeTensorsFile(view, read_header(view, header_bytes_max))
 
 
 def read_header(buffer: bytes | memoryview, header_bytes_max: int = HEADER_BYTES_MAX) -> Header:
@@ -178,8 +196,12 @@ def check_entry(name: str, entry: Any) -> TensorSpec:
         raise refuse("zg/safetensors/bad-offsets", f"{name}.data_offsets", offsets, "[start, stop], start ≤ stop")
     ours, dtype = DTYPES[kind]
     if prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
-        raise refuse("zg/safetensors/bad-size", f"{name}.data_offsets", f"{offsets[1] - offsets[0]} bytes",
-                     f"{prod(shape) * dtype.itemsize} bytes for {kind} {list(shape)}")
+        raise refuse(
+            "zg/safetensors/bad-size",
+            f"{name}.data_offsets",
+            f"{offsets[1] - offsets[0]} bytes",
+            f"{prod(shape) * dtype.itemsize} bytes for {kind} {list(shape)}",
+        )
     return TensorSpec(name=name, dtype=ours, shape=shape, start=offsets[0], stop=offsets[1])
 
 
@@ -197,8 +219,9 @@ def check_contiguous(specs: Any) -> int:
     for spec in sorted(specs, key=lambda spec: (spec.start, spec.stop)):
         if spec.start != at:
             kind = "overlap" if spec.start < at else "gap"
-            raise refuse("zg/safetensors/bad-offsets", f"{spec.name}.data_offsets", f"start {spec.start} ({kind})",
-                         f"start {at}")
+            raise refuse(
+                "zg/safetensors/bad-offsets", f"{spec.name}.data_offsets", f"start {spec.start} ({kind})", f"start {at}"
+            )
         at = spec.stop
     return at
 
