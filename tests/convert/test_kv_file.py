@@ -86,7 +86,11 @@ LIES = {
         "zg/cache/bad-metadata",
         "zeitgeist",
     ),
-    "too long": (lambda: packed(metadata={METADATA_KEY: GOOD + " " * (1 << 20)}), "zg/cache/bad-metadata", "zeitgeist"),
+    "too long": (
+        lambda: packed(extensions={"x/y": Extension(critical=False, body=bytes(900_000))}),
+        "zg/cache/bad-metadata",
+        "zeitgeist",
+    ),
     "negative count": (lambda: packed(position_count=-1), "zg/cache/bad-metadata", "position_count"),
     "no heads": (lambda: packed(kv_head_count=0), "zg/cache/bad-metadata", "kv_head_count"),
     "missing layer": (lambda: packed(layer_count=4), "zg/cache/missing-layer", "layer.5.k"),

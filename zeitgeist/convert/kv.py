@@ -171,7 +171,7 @@ def require_shapes(cache: KVCache) -> None:
 
 
 def all_finite(array: NDArray[Any], element: str) -> bool:
-    """No NaN and no infinity among numbers of a plain element. Half widths are compared as integers, eight times faster."""
+    """No NaN and no infinity among numbers of a plain element. Halves are compared as integers, for speed."""
     if array.size == 0 or element == "f32":
         return bool(np.isfinite(array).all())
     magnitude = array.view(np.uint16) & np.uint16(0x7FFF)
