@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from certify.oracle_config import F64, OracleConfig
+from certify.oracle_config import F64, I64, OracleConfig
 from certify.oracle_rounding import BLOCK, hadamard, q8_1_sums, rounding
 from certify.oracle_weights import Matrix, read_model
 from zeitgeist.core.errors import LocalProtocolError
 
 __all__ = ["Oracle", "OracleCache", "OracleOptions"]
 
+ANGLES = ("", "direct", "iterated")
 QUERY_ROWS = 128
 """Queries of one attention step: 128 × 4,096 positions × 8 heads in float64 are 34 MB."""
 
@@ -33,7 +34,9 @@ class OracleOptions:
     interleaved order (llama.cpp on family llama), which matters for blocks shorter than head_dim;
     query_round: queries before the scores (ggml rounds them to the partner type of the K cache: f16, or ggml_q8_0);
     activations: rows before a product with a matrix of the matching storage: `ggml_q8_0` before any ggml block type,
-    `f16` before f16, `bf16` before bf16, as ggml does. A Q4_1 matrix takes Q8_1: Q8_0 and the f16 sum of each block.
+    `f16` before f16, `bf16` before bf16, as ggml does. A Q4_1 matrix takes Q8_1: Q8_0 and the f16 sum of each block;
+    angles: rotary angles in float32, `direct` (position × inverse frequency, as torch and MLX) or `iterated`
+    (multiplied on from pair to pair, as ggml_rope_cache_init): an honest float32 engine's loss, growing with position.
     """
 
     kv_round: str = ""
@@ -41,6 +44,7 @@ class OracleOptions:
     kv_interleaved: bool = False
     query_round: str = ""
     activations: str = ""
+    angles: str = ""
 
 
 @dataclass
@@ -78,6 +82,8 @@ class Oracle:
         for name in ("kv_round", "query_round", "activations"):
             if value := getattr(self.options, name):
                 rounding(value, name)
+        if self.options.angles not in ANGLES:
+            raise bad("angles", self.options.angles, ", ".join(map(repr, ANGLES)))
 
     @classmethod
     def open(cls, path: Path | str, options: OracleOptions | None = None) -> "Oracle":
@@ -184,9 +190,25 @@ class Oracle:
     def rotated(self, x: F64, start: int) -> F64:
         """x `[rows, head, head_dim]` at positions start …: pair (i, i + d/2) as a complex number times e^(i·angle)."""
         half = self.config.head_dim // 2
-        angle = np.arange(start, start + len(x))[:, None, None] * self.config.frequencies
+        angle = self.angles(np.arange(start, start + len(x)))[:, None, :]
         turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
         return np.concatenate([turned.real, turned.imag], axis=-1)
+
+    def angles(self, positions: I64) -> F64:
+        """Rotary angles `[position, head_dim / 2]`, exact or as the options say."""
+        frequencies = self.config.frequencies
+        if self.options.angles == "":
+            return positions[:, None] * frequencies
+        start = positions.astype(np.float32)[:, None]
+        if self.options.angles == "direct":
+            return (start * frequencies.astype(np.float32)).astype(np.float64)
+        plain = self.config.rope_theta ** (-2.0 * np.arange(len(frequencies)) / self.config.head_dim)
+        scale = np.float32(self.config.rope_theta ** (-2.0 / self.config.head_dim))
+        columns = [start]
+        for _ in frequencies[1:]:
+            columns.append(columns[-1] * scale)
+        divisors = (plain / frequencies).astype(np.float32)
+        return (np.concatenate(columns, axis=1) / divisors).astype(np.float64)
 
     def rounded(self, rows: F64, kind: str, *, keys: bool) -> F64:
         """Rows `[n, head, head_dim]` as a lossy cache gives them back: rounded in the engine's order and rotation."""

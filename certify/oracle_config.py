@@ -17,6 +17,7 @@ from zeitgeist.core.errors import RemoteProtocolError, refuse
 __all__ = ["F64", "FAMILIES", "OracleConfig", "frequencies", "integer", "read_config", "real"]
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 FAMILIES = ("llama", "qwen2", "qwen3")
 
 NEUTRAL = frozenset((
