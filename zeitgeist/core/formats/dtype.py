@@ -120,7 +120,8 @@ def precision_rule(source: str, target: str) -> PrecisionRule:
     2. `unsupported`: to bool, or a float to an integer; rounding and clamping there are a quantisation schema's words.
     3. `safe_promotion`: every value of the source is a value of the target.
     4. `safe_demotion`: to a float that spans the source's range; each normal value keeps its magnitude within one
-       rounding to nearest even, at most half a unit in the last place of the target.
+       rounding to nearest even, at most half a unit in the last place of the target. (Floats past the target's largest
+       number by half a unit become infinite, which is the same rounding.)
     5. `lossy`: values may overflow or vanish; flagged and measured.
     """
     a, b = dtype_named(source, "source"), dtype_named(target, "target")
@@ -150,5 +151,5 @@ def holds_every_value_of(b: DType, a: DType) -> bool:
 def keeps_range_of(b: DType, a: DType) -> bool:
     """Does the float b have a normal number near each normal number, or integer, of a?"""
     if a.kind != "float":
-        return a.integers[1].bit_length() <= b.exponent_max and b.infinite
+        return a.integers[1].bit_length() <= b.exponent_max
     return b.exponent_max >= a.exponent_max and b.exponent_min <= a.exponent_min and b.infinite >= a.infinite
