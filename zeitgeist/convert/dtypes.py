@@ -102,7 +102,7 @@ def block(flat: Array, source: str, target: str) -> Array:
     wide = odd_float64(flat) if integers else widen(flat, source)
     if target in NATIVE_FLOATS and not integers:
         return wide.astype(ARRAY_DTYPES[target])
-    single = wide if wide.dtype == np.float32 else odd(wide, np.float32)
+    single: Array = wide if wide.dtype == np.float32 else odd(wide, np.float32)
     if target == "f16":
         return single.astype(np.float16)
     return bf16_bits(single) if target == "bf16" else f8_table(target)[odd(single, np.float16).view(np.uint16)]

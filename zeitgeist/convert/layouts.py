@@ -29,6 +29,7 @@ from zeitgeist.core.formats.tensor import (
     check_envelope,
     chunk_count_for,
 )
+from zeitgeist.core.limits import TENSOR_BYTES_MAX
 
 __all__ = ["CONVERSIONS", "FAMILIES", "arrange", "convert_layout", "family_of", "restore", "sparse_layout"]
 
@@ -98,9 +99,10 @@ def restore(raw: Raw, layout: Layout, shape: tuple[int, ...], dtype: str) -> Arr
 def convert_layout(raw: Raw, envelope: TensorEnvelope, target: Layout) -> tuple[Raw, TensorEnvelope]:
     """The same tensor in another layout: its bytes, and its envelope with layout, length, checksum and chunks made new.
 
-    A Sparse target may say count 0; the true count is put in. Undeclared pairs are `zg/format/unsupported-conversion`.
+    envelope was admitted with the receiver's own limit, which bounds a sparse tensor's dense size too. A Sparse target
+    may say count 0; the true count is put in. Undeclared pairs are `zg/format/unsupported-conversion`.
     """
-    check_envelope(envelope, raw.nbytes)
+    check_envelope(envelope, TENSOR_BYTES_MAX)
     if raw.nbytes != envelope.length:
         raise refuse("zg/tensor/bad-layout", "raw", f"{raw.nbytes} bytes", f"{envelope.length} as the envelope says")
     pair = (family_of(envelope.layout), family_of(target))
@@ -120,7 +122,7 @@ def convert_layout(raw: Raw, envelope: TensorEnvelope, target: Layout) -> tuple[
         checksum=content_digest(made.data),
         chunk_count=chunk_count_for(made.nbytes, envelope.chunk_bytes),
     )
-    check_envelope(renewed, made.nbytes)
+    check_envelope(renewed, TENSOR_BYTES_MAX)
     return made, renewed
 
 
@@ -141,7 +143,9 @@ def elements(raw: Raw, carrier: np.dtype[Any], shape: tuple[int, ...]) -> Array:
 def to_blocks(array: Array, block: tuple[int, ...]) -> Array:
     """`[blocks of axis 0, …, block[0], …]`, edges filled with zero bits."""
     require_block(block, array.shape)
-    padded = np.pad(array, [(0, -size % side) for size, side in zip(array.shape, block, strict=True)])
+    whole = tuple(-(-size // side) * side for size, side in zip(array.shape, block, strict=True))
+    padded = np.zeros(whole, array.dtype)
+    padded[tuple(slice(size) for size in array.shape)] = array
     split = [part for size, side in zip(padded.shape, block, strict=True) for part in (size // side, side)]
     axes = [*range(0, 2 * array.ndim, 2), *range(1, 2 * array.ndim, 2)]
     return padded.reshape(split).transpose(axes)
@@ -154,7 +158,7 @@ def from_blocks(raw: Raw, carrier: np.dtype[Any], block: tuple[int, ...], shape:
     axes = [axis for i in range(len(shape)) for axis in (i, len(shape) + i)]
     whole = tuple(count * side for count, side in zip(counts, block, strict=True))
     padded = elements(raw, carrier, counts + block).transpose(axes).reshape(whole)
-    array = np.ascontiguousarray(padded[tuple(slice(size) for size in shape)])
+    array = np.array(padded[tuple(slice(size) for size in shape)], order="C")
     if np.count_nonzero(bytes_of(padded)) != np.count_nonzero(bytes_of(array)):
         raise refuse("zg/tensor/bad-layout", "padding", "bits that are set", "zero bits in the padding of edge blocks")
     return array
@@ -183,7 +187,7 @@ def from_sparse(raw: Raw, carrier: np.dtype[Any], layout: Sparse, shape: tuple[i
     cut = layout.count * len(shape) * index.itemsize
     where = elements(raw[:cut], index, (layout.count, len(shape)))
     values = elements(raw[cut:], carrier, (layout.count,))
-    if layout.count and (where >= np.array(shape, index)).any():
+    if layout.count and (where >= np.array(shape, np.uint64)).any():
         raise refuse("zg/tensor/bad-layout", "indices", "a coordinate outside", f"coordinates inside {shape}")
     flat = np.zeros(layout.count, np.int64)
     if len(shape):

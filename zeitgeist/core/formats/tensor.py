@@ -135,6 +135,8 @@ def check_envelope(envelope: TensorEnvelope, bytes_max: int) -> None:
         raise refuse("zg/tensor/bad-envelope", "length", envelope.length, f"{wanted} by shape, element and layout")
     if not 0 <= envelope.length <= min(bytes_max, TENSOR_BYTES_MAX):
         raise refuse("zg/tensor/too-large", "length", envelope.length, f"0 to {min(bytes_max, TENSOR_BYTES_MAX)}")
+    if isinstance(envelope.layout, Sparse) and dense_length(envelope) > bytes_max:
+        raise refuse("zg/tensor/too-large", "shape", envelope.shape, f"at most {bytes_max} bytes when it is dense")
     require_within("chunk_bytes", envelope.chunk_bytes, 1, CHUNK_BYTES_MAX)
     require_within("chunk_count", envelope.chunk_count, 0, CHUNK_COUNT_MAX)
     if envelope.chunk_count != chunk_count_for(envelope.length, envelope.chunk_bytes):
@@ -168,7 +170,14 @@ def byte_length(envelope: TensorEnvelope) -> int | None:
             return blocked_count(layout.block, shape) * width
         case Sparse():
             require_within("layout.count", layout.count, 0, count)
+            if max(shape, default=0) > 1 << dtype_named(layout.index_dtype).bits:
+                raise refuse("zg/tensor/bad-envelope", "layout.index_dtype", layout.index_dtype, f"indices for {shape}")
             return layout.count * (width + len(shape) * dtype_named(layout.index_dtype).width)
+
+
+def dense_length(envelope: TensorEnvelope) -> int:
+    """Bytes of all elements, zero or not: what a sparse tensor of a few bytes grows to."""
+    return prod(envelope.shape) * dtype_named(envelope.dtype).width
 
 
 def tile_length(quant: str, shape: tuple[int, ...], rows: int) -> int:
