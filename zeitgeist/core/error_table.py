@@ -192,8 +192,6 @@ TENSOR: list[Row] = [
     ("zg/tensor/incomplete", "peer", False, "chunks are still missing", "send the chunks that the message lists"),
     ("zg/tensor/too-large", "peer", True, "the envelope claims more than this receiver takes",
      "send it in parts, or raise the receiver's limit"),
-    ("zg/tensor/unsupported", "peer", True, "byte order, compression or layout of the envelope is not one we read",
-     "send little-endian, uncompressed, in a declared layout"),
 ]
 
 VERSION: list[Row] = [
