@@ -125,6 +125,7 @@ class MatrixCell(Record, frozen=True, kw_only=True):
 
     fidelity: the receiver against the oracle from the same dequantised cache; loss: against the uninterrupted run;
     poison: how far a poisoned twin moved the output (a proof that the cache was used). Reals as text, in logits.
+    mode: native, conversion or refused ("" for a pipeline); kl: mean, in nats; top1: fraction; times in milliseconds.
     """
 
     exporter: str
@@ -138,6 +139,12 @@ class MatrixCell(Record, frozen=True, kw_only=True):
     poison: str
     verdict: Verdict
     detail: str
+    mode: str = ""
+    kl: str = ""
+    top1: str = ""
+    bytes_count: int = 0
+    export_ms: str = ""
+    import_ms: str = ""
 
 
 class KillScore(Record, frozen=True, kw_only=True):
