@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from certify.ownership import check_ownership
 from zeitgeist.core.errors import ZeitgeistError
 
 __all__ = ["EXIT_CODES", "main"]
@@ -25,11 +26,12 @@ USAGE = (
     "zg/certify/unknown",
     "zg/certify/no-model",
     "zg/certify/out-dir",
+    "zg/certify/busy",
     "zg/certify/bad-profile",
     "zg/certify/bad-key",
     "zg/backend/unknown",
 )
-HARNESS = ("zg/certify/harness", "zg/certify/no-space", "zg/worker/start")
+HARNESS = ("zg/certify/harness", "zg/certify/no-space", "zg/certify/foreign-package", "zg/worker/start")
 NOT_MET = (
     "zg/certify/tampered",
     "zg/certify/expired",
@@ -143,10 +145,22 @@ def add_late(sub: Any) -> None:
             description="Run mutants and honest "
             "variants through the checks; keeps the kill score for the next certificates.",
         )
-        selftest.add_argument("--model", type=Path)
-        selftest.add_argument("--seed", type=int, default=0)
-        selftest.add_argument("--level", default="smoke")
-        selftest.add_argument("--json", action="store_true", help="print one JSON object")
+        add_selftest(selftest)
+
+
+def add_selftest(parser: argparse.ArgumentParser) -> None:
+    """The options of `selftest`."""
+    parser.add_argument("--model", type=Path, help="default: zg-tiny")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="honest variants run with N seeds (default: 1)"
+    )
+    parser.add_argument(
+        "--mutant", action="append", default=[], metavar="NAME", help="only this one; repeatable; keeps no score"
+    )
+    parser.add_argument("--wide", action="store_true", help="let every family try, not only those meant; slow")
+    parser.add_argument("-n", "--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def dispatch(args: argparse.Namespace) -> int:
     """One command."""
+    check_ownership()
     if args.command == "verify":
         return verify(args)
     from certify import commands

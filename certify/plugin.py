@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("zeitgeist", "certification of LLM engines")
     group.addoption("--zg-subject", default="", help="backend to certify, e.g. reference, llama_cpp:fa")
     group.addoption("--zg-service", default="", help="module:Class that serves the backend in the child (mutants)")
-    group.addoption("--zg-model", default="", help="model directory or GGUF file")
+    group.addoption("--zg-model", default="", help="model directory or GGUF file (default: zg-tiny)")
     group.addoption("--zg-level", default="standard", help="smoke, standard or full")
     group.addoption("--zg-seed", default=0, type=int, help="seed of all entropy of the checks")
     group.addoption("--zg-out", default="", help="directory for records.jsonl")
@@ -119,6 +119,13 @@ class Peers:
         self.running.clear()
 
 
+def named_model(config: pytest.Config) -> Path:
+    """`--zg-model`, else zg-tiny."""
+    from certify.run import default_model
+
+    return Path(option(config, "--zg-model") or default_model())
+
+
 class CheckSession:
     """The subject of this process: started late, restarted after a crash, asked for a nonsense capability first."""
 
@@ -126,7 +133,7 @@ class CheckSession:
         self.config = config
         self.subject_name: str = option(config, "--zg-subject")
         self.service: str = option(config, "--zg-service")
-        self.model = Path(option(config, "--zg-model"))
+        self.model = named_model(config)
         self.worker: Any = None
         self.admission: str | None = None
         self.extra: list[Any] = []

@@ -2,7 +2,7 @@
 
 Law: this process loads no engine and runs no check. What a run needs from parts that are built on it is imported late:
 `certify.matrix.measure(subjects, model, profile, seed, progress) -> Sequence[MatrixCell]`,
-`certify.mutants.selftest(model, seed, level, progress) -> SelftestResult` (its `.score` is a KillScore),
+`certify.mutants.command.run(args) -> exit code`, which leaves a KillScore at `score_path`,
 `certify.report.write(out, results, cells) -> Path`. While such a part is not there its subcommand is not there.
 """
 
@@ -126,9 +126,9 @@ class RunResult:
 
 
 def default_model() -> Path:
-    """zg-tiny: in the working directory's fixtures, else in those beside this package."""
-    tail = Path("fixtures") / "models" / "zg-tiny"
-    return next((root / tail for root in (Path(), Path(__file__).parent.parent) if (root / tail).is_dir()), tail)
+    """zg-tiny: in the working directory's fixtures, in those of the checkout, or as it travels in the wheel."""
+    tail, here = Path("fixtures") / "models" / "zg-tiny", Path(__file__).parent
+    return next((path for path in (tail, here.parent / tail, here / "zg_tiny") if path.is_dir()), tail)
 
 
 def preflight(request: RunRequest) -> Preflight:
