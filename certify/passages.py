@@ -58,7 +58,7 @@ enclosing scope. If a name is not found at all, an exception of type "NameError"
 for a module, loads it if that is needed, and defines a name or names for the local scope. Modules are found by their
 names, which may be dotted; a package is a module that may contain other modules, and its name comes before theirs.
 """
-"""Written for this suite in the manner of a language manual: zg-tiny was trained on such prose; its logits are peaked."""
+"""Written for this suite in the manner of a language manual: zg-tiny was trained on such prose."""
 
 
 @lru_cache(maxsize=16)

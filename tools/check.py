@@ -15,8 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 GATES: dict[str, list[str]] = {
     "types": [str(BIN / "basedpyright"), "--level", "error"],
-    "tests": [sys.executable, "-m", "pytest", "-x", "-m", "not slow and not engine", "-p", "no:cacheprovider",
-              "tests/core", "tests/convert", "tests/repo"],
+    "tests": [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-m",
+        "not slow and not engine",
+        "-p",
+        "no:cacheprovider",
+        "tests/core",
+        "tests/convert",
+        "tests/repo",
+    ],
     "imports": [str(BIN / "lint-imports"), "--no-cache"],
     "lint": [str(BIN / "ruff"), "check", "."],
     "format": [str(BIN / "ruff"), "format", "--check", "."],

@@ -27,10 +27,16 @@ def errors() -> str:
     """Every error id with fault, definiteness, cause and remedy (A10)."""
     from zeitgeist.core.errors import REGISTRY
 
-    rows = [[f"`{s.id}`", s.fault, "yes" if s.definite else "no", s.cause, s.remedy]
-            for s in sorted(REGISTRY.values(), key=lambda s: s.id)]
+    rows = [
+        [f"`{s.id}`", s.fault, "yes" if s.definite else "no", s.cause, s.remedy]
+        for s in sorted(REGISTRY.values(), key=lambda s: s.id)
+    ]
     text = "*Fault* says who is wrong; *definite* that the refused thing surely did not happen.\n\n"
-    return header("Errors", "zeitgeist/core/error_table.py") + text + table(["id", "fault", "definite", "cause", "remedy"], rows)
+    return (
+        header("Errors", "zeitgeist/core/error_table.py")
+        + text
+        + table(["id", "fault", "definite", "cause", "remedy"], rows)
+    )
 
 
 def precision() -> str:
@@ -60,8 +66,10 @@ def records() -> str:
             if not (inspect.isclass(kind) and issubclass(kind, Record)):
                 continue
             out += f"## {name}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n"
-            rows = [[f"`{f.name}`", f"`{type_name(f.type)}`", "required" if f.required else "optional"]
-                    for f in msgspec.structs.fields(kind)]
+            rows = [
+                [f"`{f.name}`", f"`{type_name(f.type)}`", "required" if f.required else "optional"]
+                for f in msgspec.structs.fields(kind)
+            ]
             out += table(["field", "type", ""], rows) + "\n"
     return out
 
@@ -78,9 +86,13 @@ def checks() -> str:
     """Every certification check: clause, level, what it needs, motive (W1)."""
     from certify.registry import all_checks
 
-    rows = [[f"`{c.id}`", c.family, c.clause, c.level, ", ".join(c.needs) or "–", c.expectation, c.motive or "–"]
-            for c in sorted(all_checks(), key=lambda c: (c.family, c.id))]
-    return header("Checks", "certify/checks") + table(["check", "family", "clause", "level", "needs", "expectation", "motive"], rows)
+    rows = [
+        [f"`{c.id}`", c.family, c.clause, c.level, ", ".join(c.needs) or "–", c.expectation, c.motive or "–"]
+        for c in sorted(all_checks(), key=lambda c: (c.family, c.id))
+    ]
+    return header("Checks", "certify/checks") + table(
+        ["check", "family", "clause", "level", "needs", "expectation", "motive"], rows
+    )
 
 
 def limits() -> str:
@@ -105,7 +117,9 @@ def mutants() -> str:
     from certify.mutants.bank import MUTANTS
 
     rows = [[f"`{m.name}`", m.group, ", ".join(m.families), m.about, m.motive or "–"] for m in MUTANTS]
-    return header("Mutants", "certify/mutants") + table(["mutant", "group", "caught by", "the bug", "seen in the wild"], rows)
+    return header("Mutants", "certify/mutants") + table(
+        ["mutant", "group", "caught by", "the bug", "seen in the wild"], rows
+    )
 
 
 def trace() -> str:

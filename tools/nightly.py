@@ -1,4 +1,4 @@
-"""`make nightly`: what is too long for CI. Runs every step, writes docs/nightly/DATE.md with real figures, exits 1 on any failure.
+"""`make nightly`: what is too long for CI. Writes docs/nightly/DATE.md with real figures, exits 1 on any failure.
 
 Steps: full level on every subject, the mutant bank and honest variants on 25 seeds, ten times the property examples.
 """
@@ -17,28 +17,55 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CERTIFY = str(BIN / "zg-certify")
 STEPS: list[tuple[str, list[str], dict[str, str]]] = [
-    ("certify, full level, four engines",
-     [CERTIFY, "run", "--subject", "reference,torch,mlx,llama_cpp", "--level", "full", "--require", "L4",
-      "--jobs", "2", "--out", "reports/nightly"], {}),
+    (
+        "certify, full level, four engines",
+        [
+            CERTIFY,
+            "run",
+            "--subject",
+            "reference,torch,mlx,llama_cpp",
+            "--level",
+            "full",
+            "--require",
+            "L4",
+            "--jobs",
+            "2",
+            "--out",
+            "reports/nightly",
+        ],
+        {},
+    ),
     ("selftest: every mutant, honest variants on 25 seeds", [CERTIFY, "selftest", "--seeds", "25"], {}),
-    ("property tests, ten times the examples", [sys.executable, "-m", "pytest", "-n", "2", "tests/core", "tests/convert",
-                                                "tests/models"], {"ZG_PROPERTY_FACTOR": "10"}),
+    (
+        "property tests, ten times the examples",
+        [sys.executable, "-m", "pytest", "-n", "2", "tests/core", "tests/convert", "tests/models"],
+        {"ZG_PROPERTY_FACTOR": "10"},
+    ),
 ]
 
 
 def main() -> int:
     """Run the steps one after another; a failed step does not stop the next."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    lines = [f"# Nightly {today}", "",
-             f"Commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. Command: `make nightly`.",
-             "", "| step | result | minutes |", "|---|---|---|"]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    lines = [
+        f"# Nightly {today}",
+        "",
+        f"Commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        "Command: `make nightly`.",
+        "",
+        "| step | result | minutes |",
+        "|---|---|---|",
+    ]
     tails, failed = [], 0
     for title, command, extra in STEPS:
         print(f"nightly: {title} …", flush=True)
         began = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **extra}, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         failed += done.returncode != 0
         result = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
         minutes = (time.monotonic() - began) / 60

@@ -1,7 +1,7 @@
-"""Make the environment that `make certify` and `make test` need: venv, engines at pinned versions, llama.cpp compiled once.
+"""Make the environment of `make certify` and `make test`: venv, engines at pinned versions, llama.cpp compiled once.
 
 Standard library only: it runs before anything is installed. Each step prints one line with its time; a step whose
-inputs did not change (digest of constraints.txt, pyproject.toml and the arguments) is skipped. Safe to run twice at once.
+inputs did not change (constraints.txt, pyproject.toml, the arguments) is skipped. Safe to run twice at once.
 """
 
 import argparse
@@ -29,8 +29,10 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--torch-index", default="", help="package index of a torch build (CPU, CUDA); empty: PyPI")
     arguments = parser.parse_args()
-    if sys.version_info < (3, 11):
-        print(f"setup: Python {platform.python_version()} is too old, 3.11 or newer is needed: make PYTHON=python3.12 …")
+    if sys.version_info < (3, 11):  # noqa: UP036 - it runs before pip could refuse an old Python
+        print(
+            f"setup: Python {platform.python_version()} is too old, 3.11 or newer is needed: make PYTHON=python3.12 …"
+        )
         return 1
     try:
         with lock(arguments.venv.resolve()):
@@ -42,7 +44,7 @@ def main() -> int:
     return 0
 
 
-class lock:  # noqa: N801 - reads as a statement: `with lock(path)`
+class lock:
     """Hold an exclusive lock beside the environment, so that two `make` do not install into one place at once."""
 
     def __init__(self, venv_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Family S: greedy and seeded sampling. The draw is canonical (Gumbel-max over Philox), so it can be predicted from the oracle's logits.
+"""Family S: greedy and seeded sampling. The draw is canonical (Gumbel-max over Philox): the oracle's logits predict it.
 
 Where the two best candidates lie closer than the band's near-tie the engines may differ honestly; the walk ends there.
 """
@@ -14,9 +14,9 @@ from certify.oracle import Oracle
 from certify.passages import cut
 from certify.profile import Profile
 from certify.registry import check
+from certify.subject import Subject
 from certify.tolerance import log_softmax
 from zeitgeist.core.ids import Real
-from zeitgeist.host.workers import Worker
 from zeitgeist.sampling import GREEDY, SamplingParams, gumbel, sample
 
 PROMPT, COUNT = 48, 24
@@ -39,8 +39,9 @@ def margin(row: np.ndarray, params: SamplingParams, position: int) -> float:
     return float(best[1] - best[0]) * temperature
 
 
-def walk(case: Case, oracle: Oracle, profile: Profile, band: str, prompt: list[int], found: list[int],
-         params: SamplingParams) -> None:
+def walk(
+    case: Case, oracle: Oracle, profile: Profile, band: str, prompt: list[int], found: list[int], params: SamplingParams
+) -> None:
     """Each token is the one that the oracle's logits and the seed give, up to the first near-tie."""
     rows = oracle.logits([*prompt, *found])
     near = profile["numerics.near_tie_x32" if band == "x32" else "numerics.near_tie_x16"]
@@ -56,15 +57,23 @@ def walk(case: Case, oracle: Oracle, profile: Profile, band: str, prompt: list[i
     case.inconclusive_if(compared < 4, f"a near-tie after {compared} tokens leaves too little to judge")
 
 
-def exact_band(subject: Worker) -> bool:
+def exact_band(subject: Subject) -> bool:
     """Quantised engines part from the oracle honestly; their draws are judged against their own logits only."""
     return subject.describe().band in ("x32", "x16")
 
 
-@check(id="S.greedy-is-the-oracles", family="S", clause="E5: greedy is argmax, lowest id on ties", level="smoke",
-       needs=("prefill", "decode", "logprobs"), expectation="24 greedy tokens are those of the float64 oracle, up to a near-tie",
-       motive="llama_cpp.server applies repeat_penalty 1.1 by default, so temperature 0 is not argmax")
-def test_greedy_is_the_oracles(case: Case, subject: Worker, oracle: Oracle, profile: Profile, model_path: Path) -> None:
+@check(
+    id="S.greedy-is-the-oracles",
+    family="S",
+    clause="E5: greedy is argmax, lowest id on ties",
+    level="smoke",
+    needs=("prefill", "decode", "logprobs"),
+    expectation="24 greedy tokens are those of the float64 oracle, up to a near-tie",
+    motive="llama_cpp.server applies repeat_penalty 1.1 by default, so temperature 0 is not argmax",
+)
+def test_greedy_is_the_oracles(
+    case: Case, subject: Subject, oracle: Oracle, profile: Profile, model_path: Path
+) -> None:
     if not exact_band(subject):
         return case.info("a quantised engine is judged against its own logits (S.greedy-is-its-own-argmax)")
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
@@ -74,9 +83,15 @@ def test_greedy_is_the_oracles(case: Case, subject: Worker, oracle: Oracle, prof
     return None
 
 
-@check(id="S.greedy-is-its-own-argmax", family="S", clause="E5: greedy is argmax of the engine's logits", level="smoke",
-       needs=("prefill", "decode"), expectation="each greedy token is the argmax of the same engine's decode logits")
-def test_greedy_is_its_own_argmax(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.greedy-is-its-own-argmax",
+    family="S",
+    clause="E5: greedy is argmax of the engine's logits",
+    level="smoke",
+    needs=("prefill", "decode"),
+    expectation="each greedy token is the argmax of the same engine's decode logits",
+)
+def test_greedy_is_its_own_argmax(case: Case, subject: Subject, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     found = ids_of(subject.generate(prompt, 8, GREEDY).tokens)
     session = subject.open()
@@ -89,11 +104,18 @@ def test_greedy_is_its_own_argmax(case: Case, subject: Worker, model_path: Path)
     case.exact("tokens", found, mine)
 
 
-@check(id="S.seeded-is-the-oracles", family="S", clause="E5: a seeded draw depends on logits, parameters and position alone",
-       needs=("prefill", "decode"), motive="https://github.com/flashinfer-ai/flashinfer/pull/4861",
-       expectation="24 tokens at temperature 0.9 are those that the oracle's logits and the seed give, up to a near-tie")
+@check(
+    id="S.seeded-is-the-oracles",
+    family="S",
+    clause="E5: a seeded draw depends on logits, parameters and position alone",
+    needs=("prefill", "decode"),
+    motive="https://github.com/flashinfer-ai/flashinfer/pull/4861",
+    expectation="24 tokens at temperature 0.9 are those that the oracle's logits and the seed give, up to a near-tie",
+)
 @pytest.mark.parametrize("seed", [1, 2, 2**63 + 5])
-def test_seeded_is_the_oracles(case: Case, subject: Worker, oracle: Oracle, profile: Profile, model_path: Path, seed: int) -> None:
+def test_seeded_is_the_oracles(
+    case: Case, subject: Subject, oracle: Oracle, profile: Profile, model_path: Path, seed: int
+) -> None:
     if not exact_band(subject):
         return case.info("a quantised engine's draws are judged by repetition (S.seed-repeats)")
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
@@ -103,22 +125,35 @@ def test_seeded_is_the_oracles(case: Case, subject: Worker, oracle: Oracle, prof
     return None
 
 
-@check(id="S.seed-repeats", family="S", clause="E5: the same seed gives the same tokens, another seed others", level="smoke",
-       needs=("prefill", "decode"), expectation="two runs with one seed are equal, four seeds give at least two outputs")
-def test_seed_repeats(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.seed-repeats",
+    family="S",
+    clause="E5: the same seed gives the same tokens, another seed others",
+    level="smoke",
+    needs=("prefill", "decode"),
+    expectation="two runs with one seed are equal, four seeds give at least two outputs",
+)
+def test_seed_repeats(case: Case, subject: Subject, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
-    runs = {seed: ids_of(subject.generate(prompt, 12, SamplingParams(seed=seed, temperature=Real("1.0"))).tokens)
-            for seed in (11, 12, 13, 14)}
+    runs = {
+        seed: ids_of(subject.generate(prompt, 12, SamplingParams(seed=seed, temperature=Real("1.0"))).tokens)
+        for seed in (11, 12, 13, 14)
+    }
     again = ids_of(subject.generate(prompt, 12, SamplingParams(seed=11, temperature=Real("1.0"))).tokens)
     case.exact("seed 11 again", again, runs[11])
     distinct = len({tuple(run) for run in runs.values()})
     case.holds("seeds differ", distinct >= 2, f"{distinct} outputs from four seeds")
 
 
-@check(id="S.moves-midway", family="S", clause="E5: the same tokens after a move", needs=("prefill", "decode"),
-       motive="https://github.com/ROCm/aiter/pull/2035",
-       expectation="twelve tokens in one go equal four, then eight from a fresh session that was given the first four")
-def test_moves_midway(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.moves-midway",
+    family="S",
+    clause="E5: the same tokens after a move",
+    needs=("prefill", "decode"),
+    motive="https://github.com/ROCm/aiter/pull/2035",
+    expectation="twelve tokens in one go equal four, then eight from a fresh session that was given the first four",
+)
+def test_moves_midway(case: Case, subject: Subject, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     whole = ids_of(subject.generate(prompt, 12, SEEDED).tokens)
     first = ids_of(subject.generate(prompt, 4, SEEDED).tokens)
@@ -126,10 +161,16 @@ def test_moves_midway(case: Case, subject: Worker, model_path: Path) -> None:
     case.exact("joined", [*first, *rest], whole)
 
 
-@check(id="S.narrow-is-greedy", family="S", clause="E5: top_k 1 and top_p 0 leave the best token", level="smoke",
-       needs=("prefill", "decode"), motive="https://github.com/flashinfer-ai/flashinfer/pull/3774",
-       expectation="at temperature 1 with top_k 1, and with top_p 0, the tokens are the greedy ones")
-def test_narrow_is_greedy(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.narrow-is-greedy",
+    family="S",
+    clause="E5: top_k 1 and top_p 0 leave the best token",
+    level="smoke",
+    needs=("prefill", "decode"),
+    motive="https://github.com/flashinfer-ai/flashinfer/pull/3774",
+    expectation="at temperature 1 with top_k 1, and with top_p 0, the tokens are the greedy ones",
+)
+def test_narrow_is_greedy(case: Case, subject: Subject, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     greedy = ids_of(subject.generate(prompt, 8, GREEDY).tokens)
     one = SamplingParams(seed=3, temperature=Real("1.0"), top_k=1)
@@ -138,10 +179,16 @@ def test_narrow_is_greedy(case: Case, subject: Worker, model_path: Path) -> None
     case.exact("top_p 0", ids_of(subject.generate(prompt, 8, none).tokens), greedy)
 
 
-@check(id="S.logprobs-are-raw", family="S", clause="I1: logprobs are of the raw distribution", level="smoke",
-       needs=("prefill", "decode", "logprobs"), motive="https://github.com/vllm-project/vllm/issues/9453",
-       expectation="reported logprobs at temperature 0.9 are log-softmax of the oracle's logits, not of the filtered ones")
-def test_logprobs_are_raw(case: Case, subject: Worker, oracle: Oracle, profile: Profile, model_path: Path) -> None:
+@check(
+    id="S.logprobs-are-raw",
+    family="S",
+    clause="I1: logprobs are of the raw distribution",
+    level="smoke",
+    needs=("prefill", "decode", "logprobs"),
+    motive="https://github.com/vllm-project/vllm/issues/9453",
+    expectation="reported logprobs at temperature 0.9 are log-softmax of the oracle's logits, not of the filtered ones",
+)
+def test_logprobs_are_raw(case: Case, subject: Subject, oracle: Oracle, profile: Profile, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     tokens = subject.generate(prompt, COUNT, SEEDED).tokens
     ids = ids_of(tokens)
@@ -156,10 +203,15 @@ def test_logprobs_are_raw(case: Case, subject: Worker, oracle: Oracle, profile: 
     return None
 
 
-@check(id="S.rescore", family="S", clause="I1: a sequence scores the same when it is read as when it was written",
-       needs=("prefill", "decode", "logprobs"), motive="https://github.com/vllm-project/vllm/issues/53488",
-       expectation="logprobs reported while generating equal those of a prefill of the same ids")
-def test_rescore(case: Case, subject: Worker, profile: Profile, model_path: Path) -> None:
+@check(
+    id="S.rescore",
+    family="S",
+    clause="I1: a sequence scores the same when it is read as when it was written",
+    needs=("prefill", "decode", "logprobs"),
+    motive="https://github.com/vllm-project/vllm/issues/53488",
+    expectation="logprobs reported while generating equal those of a prefill of the same ids",
+)
+def test_rescore(case: Case, subject: Subject, profile: Profile, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     tokens = subject.generate(prompt, COUNT, SEEDED).tokens
     session = subject.open()
@@ -170,20 +222,36 @@ def test_rescore(case: Case, subject: Worker, profile: Profile, model_path: Path
     case.within("worst difference", float(worst), profile[key], key, "nat")
 
 
-@check(id="S.bytes-of-tokens", family="S", clause="E4: a token is (index, id, bytes, logprob)", level="smoke",
-       needs=("prefill", "decode", "tokenize"), expectation="each token's bytes are those of its id; together they are the text")
-def test_bytes_of_tokens(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.bytes-of-tokens",
+    family="S",
+    clause="E4: a token is (index, id, bytes, logprob)",
+    level="smoke",
+    needs=("prefill", "decode", "tokenize"),
+    expectation="each token's bytes are those of its id; together they are the text",
+)
+def test_bytes_of_tokens(case: Case, subject: Subject, model_path: Path) -> None:
     tokens = subject.generate(cut(model_path, case.rng("prompt"), PROMPT), 12, SEEDED).tokens
     case.exact("bytes", b"".join(token.data for token in tokens), subject.detokenize(ids_of(tokens)))
 
 
-@check(id="S.stop-id-ends", family="S", clause="I1: a stop id ends the stream", level="smoke", needs=("prefill", "decode"),
-       motive="https://github.com/vllm-project/vllm/pull/45636", expectation="generation ends at the stop id, and says so")
-def test_stop_id_ends(case: Case, subject: Worker, model_path: Path) -> None:
+@check(
+    id="S.stop-id-ends",
+    family="S",
+    clause="I1: a stop id ends the stream",
+    level="smoke",
+    needs=("prefill", "decode"),
+    motive="https://github.com/vllm-project/vllm/pull/45636",
+    expectation="generation ends at the stop id, and says so",
+)
+def test_stop_id_ends(case: Case, subject: Subject, model_path: Path) -> None:
     prompt = cut(model_path, case.rng("prompt"), PROMPT)
     ids = ids_of(subject.generate(prompt, 12, SEEDED).tokens)
     stopped = subject.generate(prompt, 12, SEEDED, stop_ids=[ids[5]])
     first = ids.index(ids[5])
     case.holds("finish", stopped.finish == "stop", stopped.finish)
-    case.holds("ids", ids_of(stopped.tokens)[:first] == ids[:first] and len(stopped.tokens) <= first + 1,
-               f"{len(stopped.tokens)} tokens, the stop id comes at {first}")
+    case.holds(
+        "ids",
+        ids_of(stopped.tokens)[:first] == ids[:first] and len(stopped.tokens) <= first + 1,
+        f"{len(stopped.tokens)} tokens, the stop id comes at {first}",
+    )

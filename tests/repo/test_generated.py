@@ -34,8 +34,9 @@ def test_every_error_id_raised_is_registered_and_every_row_is_used() -> None:
 
     from zeitgeist.core.errors import REGISTRY
 
-    sources = [p for package in ("zeitgeist", "certify") for p in (ROOT / package).rglob("*.py")
-               if p.name != "error_table.py"]
+    sources = [
+        p for package in ("zeitgeist", "certify") for p in (ROOT / package).rglob("*.py") if p.name != "error_table.py"
+    ]
     used = set().union(*(re.findall(r"zg/[a-z_]+/[a-z0-9-]+", p.read_text()) for p in sources))
     assert used - set(REGISTRY) == set(), "raised but not registered"
     assert set(REGISTRY) - used == set(), "registered but never raised"

@@ -31,8 +31,9 @@ BANNED_CALLS_ALLOWED = {
 
 def tracked(*suffixes: str) -> list[Path]:
     """Files git knows or would add, by suffix."""
-    out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
-                         check=True).stdout
+    out = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return sorted(ROOT / line for line in out.splitlines() if line.endswith(suffixes) and (ROOT / line).is_file())
 
 
@@ -56,7 +57,9 @@ def name_of(node: ast.expr) -> str:
 
 def test_no_file_is_longer_than_600_lines() -> None:
     """Split by idea, not by length; fixtures' data files are not code."""
-    long = {str(p.relative_to(ROOT)): n for p in python_files() if (n := len(p.read_text().splitlines())) > FILE_LINES_MAX}
+    long = {
+        str(p.relative_to(ROOT)): n for p in python_files() if (n := len(p.read_text().splitlines())) > FILE_LINES_MAX
+    }
     assert not long
 
 
@@ -94,7 +97,8 @@ def test_names_say_what_a_file_holds() -> None:
     bad = [
         str(p.relative_to(ROOT))
         for p in python_files()
-        if p.stem in BANNED_NAMES or (p.stem.startswith("_") and p.stem not in ("__init__", "__main__"))
+        if p.stem in BANNED_NAMES
+        or (p.stem.startswith("_") and p.stem not in ("__init__", "__main__"))
         or "_and_" in p.stem
     ]
     assert not bad
@@ -127,9 +131,8 @@ def test_public_things_have_docstrings() -> None:
         if relative.parts[0] not in CODE or relative.parts[:2] == ("certify", "checks"):
             continue
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                if not ast.get_docstring(node):
-                    bad.append(f"{relative}:{node.lineno} {node.name}")
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not ast.get_docstring(node):
+                bad.append(f"{relative}:{node.lineno} {node.name}")
     assert not bad
 
 
@@ -155,8 +158,11 @@ def test_no_file_names_this_machine() -> None:
     for path in tracked(".py", ".md", ".toml", ".json", ".txt", ".yml", ".yaml", ".html", "Makefile", "run"):
         if path == Path(__file__) or "fixtures/models" in str(path):
             continue
-        bad += [f"{path.relative_to(ROOT)}:{i}" for i, line in enumerate(path.read_text().splitlines(), 1)
-                if pattern.search(line)]
+        bad += [
+            f"{path.relative_to(ROOT)}:{i}"
+            for i, line in enumerate(path.read_text().splitlines(), 1)
+            if pattern.search(line)
+        ]
     assert not bad
 
 
