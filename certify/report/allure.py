@@ -105,7 +105,7 @@ def write_case(subject: SubjectRun, record: CaseRecord, folder: Path, now_ms: in
     result = {
         "uuid": name,
         "historyId": digest(f"{record.subject}\0{record.case}"),
-        "testCaseId": digest(record.check),
+        "testCaseId": digest(f"{record.subject}\0{record.case}"),
         "fullName": f"{record.subject} {record.case}",
         "name": f"{record.case} · {record.subject}",
         "description": f"**{record.clause}**\n\nExpected: {record.expectation}\n\nRepeat: `{record.command}`",

@@ -122,9 +122,7 @@ def load_campaign(directory: Path) -> Campaign:
     found = sorted(directory.glob("*/records.jsonl"))
     lacking = [path.parent.name for path in found if not path.with_name("certificate.json").is_file()]
     if not found or lacking:
-        text = (
-            f"{directory}: no certificate of {', '.join(lacking) or 'any subject'}; a report is made from certificates"
-        )
+        text = f"{directory}: no certificate of {', '.join(lacking) or 'any subject'}"
         raise LocalProtocolError("zg/certify/bad-certificate", text, "directory")
     subjects: list[SubjectRun] = []
     for path in (records.with_name("certificate.json") for records in found):

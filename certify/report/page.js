@@ -2,6 +2,7 @@
 (() => {
   const form = document.querySelector(".filter");
   const cases = [...document.querySelectorAll("details.case[data-v]")];
+  const checks = [...document.querySelectorAll("details.check")];
   const groups = [...document.querySelectorAll(".group")];
   const empty = document.querySelector(".empty");
   const words = new Map();
@@ -21,6 +22,11 @@
       item.hidden = !hit;
       shown += hit;
     }
+    const some = s.value || f.value || v.value || query;
+    for (const check of checks) {
+      check.hidden = !check.querySelector("details[data-v]:not([hidden])");
+      if (some && shown <= 60) check.open = true;
+    }
     for (const group of groups) group.hidden = !group.querySelector("details.case:not([hidden])");
     form.querySelector("output").textContent = shown === cases.length ? `${shown} cases` : `${shown} of ${cases.length} cases`;
     empty.hidden = shown > 0;
@@ -31,7 +37,7 @@
     const holder = target && target.closest("details");
     if (!holder) return;
     if (holder.hidden) { form.reset(); filter(); }
-    holder.open = true;
+    for (let up = holder; up; up = up.parentElement.closest("details")) up.open = true;
     holder.scrollIntoView({ block: "start" });
     holder.querySelector("summary").focus({ preventScroll: true });
   };
@@ -68,7 +74,12 @@
   form.addEventListener("input", filter);
   addEventListener("hashchange", reveal);
   form.hidden = false;
-  for (const button of document.querySelectorAll("button.copy")) button.hidden = false;
+  for (const line of document.querySelectorAll(".cmd")) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "copy", textContent: "Copy" });
+    line.append(button);
+  }
   filter();
   reveal();
+  addEventListener("load", () => setTimeout(reveal)); // the browser's own jump to the anchor drops the focus
 })();

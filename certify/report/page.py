@@ -4,12 +4,14 @@ Law: every string of a subject, model or record is escaped by the template; only
 inlined as they are. The policy in the page forbids any request; the reader may click links, the page follows none.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from certify.registry import FAMILIES
 from certify.report import view
 from certify.report.campaign import Campaign
 from certify.verdict import Verdict, count_verdicts
@@ -17,6 +19,8 @@ from certify.verdict import Verdict, count_verdicts
 __all__ = ["page"]
 
 HERE = Path(__file__).parent
+
+TITLES = {"bad": "The contract is violated", "open": "Not decided: blocks a level"}
 
 
 @cache
@@ -29,8 +33,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["number"] = view.number
-    made.filters["pieces"] = view.pieces
+    made.filters.update(number=view.number, pieces=view.pieces)  # pyright: ignore[reportUnknownMemberType]
     return made
 
 
@@ -57,7 +60,7 @@ def page(campaign: Campaign) -> str:
             ladders={subject.name: view.ladder_of(campaign, subject) for subject in campaign.subjects},
             totals=count_verdicts(records)["*"],
             families=sorted({record.family for record in records}),
-            verdicts=[verdict for verdict in Verdict],
+            verdicts=list(Verdict),
             letters=view.LETTERS,
             css=asset("page.css"),
             js=asset("page.js"),
@@ -65,18 +68,42 @@ def page(campaign: Campaign) -> str:
     )
 
 
-def groups(cases: list[view.CaseView]) -> list[tuple[str, str, list[view.CaseView]]]:
-    """(key, title, cases): not met, not decided, then by family."""
-    from certify.registry import FAMILIES
+@dataclass(frozen=True)
+class Check:
+    """Cases of one check, with what they share said once."""
 
-    out: dict[str, tuple[str, list[view.CaseView]]] = {}
+    cases: tuple[view.CaseView, ...]
+    chips: tuple[view.Chip, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that belong together: those not met, those not decided, then one group a family."""
+
+    key: str
+    title: str
+    blocking: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def count(self) -> int:
+        """Cases in all."""
+        return sum(len(check.cases) for check in self.checks)
+
+
+def groups(cases: list[view.CaseView]) -> list[Group]:
+    """In the order of the cases, the worst first."""
+    found: dict[str, dict[str, list[view.CaseView]]] = {}
     for case in cases:
         verdict = case.record.verdict
-        if verdict.bad:
-            key, title = "bad", "The contract is violated"
-        elif verdict.blocks:
-            key, title = "open", "Not decided: blocks a level"
-        else:
-            key, title = case.record.family, FAMILIES.get(case.record.family, "")
-        out.setdefault(key, (title, []))[1].append(case)
-    return [(key, title, found) for key, (title, found) in out.items()]
+        key = "bad" if verdict.bad else "open" if verdict.blocks else case.record.family
+        found.setdefault(key, {}).setdefault(case.record.check, []).append(case)
+    return [
+        Group(
+            key,
+            TITLES.get(key, FAMILIES.get(key, "")),
+            key in TITLES,
+            tuple(Check(tuple(row), view.chips_of(row)) for row in checks.values()),
+        )
+        for key, checks in found.items()
+    ]

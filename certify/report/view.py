@@ -28,6 +28,7 @@ __all__ = [
     "at_least_sources",
     "bar_of",
     "cases_of",
+    "chips_of",
     "findings_of",
     "grid_of",
     "ladder_of",
@@ -320,10 +321,10 @@ def matrix_of(campaign: Campaign) -> MatrixView | None:
     pairs = [cell for cell in campaign.cells if cell.importer]
     names = [subject.name for subject in campaign.subjects]
     exporters = tuple(
-        dict.fromkeys([n for n in names if any(c.exporter == n for c in pairs)] + [c.exporter for c in pairs])
+        dict.fromkeys([*(n for n in names if n in {c.exporter for c in pairs}), *(c.exporter for c in pairs)])
     )
     importers = tuple(
-        dict.fromkeys([n for n in names if any(c.importer == n for c in pairs)] + [c.importer for c in pairs])
+        dict.fromkeys([*(n for n in names if n in {c.importer for c in pairs}), *(c.importer for c in pairs)])
     )
     run = campaign.subjects[0].predicate.run
     made: dict[tuple[str, str], Exchange] = {}

@@ -23,7 +23,8 @@ from zeitgeist.core.errors import ZeitgeistError
 CAMPAIGN = planted_campaign()
 TEXT = page(CAMPAIGN)
 RAW = next(subject for subject in CAMPAIGN.subjects if subject.name == "mlx:raw")
-VOID = {"meta", "link", "input", "br", "img"}
+VOID = {"meta", "link", "input", "br", "img"} | {"dt", "dd", "tr", "td", "th", "option"}
+"""Void, or HTML lets their end tag be left out."""
 
 
 class Reader(HTMLParser):
@@ -44,7 +45,8 @@ class Reader(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing at {self.getpos()}"
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing at {self.getpos()}"
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -154,7 +156,7 @@ def test_a_large_campaign_stays_below_a_megabyte() -> None:
     """Five subjects of 252 cases each, as a full run has them."""
     large = planted_campaign(cases=28)
     assert sum(len(subject.records) for subject in large.subjects) >= 1250
-    assert len(page(large).encode()) < 1_400_000
+    assert len(page(large).encode()) < 1_000_000
 
 
 @pytest.mark.requirement("W3")
@@ -203,7 +205,8 @@ def test_allure_results_say_what_the_records_say(tmp_path: Path) -> None:
     folder = tmp_path / "allure-results"
     results = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*-result.json"))]
     assert len(results) == sum(len(subject.records) for subject in CAMPAIGN.subjects)
-    assert len({result["uuid"] for result in results}) == len({r["historyId"] for r in results}) == len(results)
+    for name in ("uuid", "historyId", "testCaseId"):
+        assert len({result[name] for result in results}) == len(results), f"{name} joins cases: Allure would hide one"
     known = categories()
     for result in results:
         verdict = Verdict(next(label["value"] for label in result["labels"] if label["name"] == "verdict"))
