@@ -90,7 +90,7 @@ def suite_digest(root: Path | None = None) -> str:
     root = root or Path(__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.suffix in SOURCES and not {"__pycache__", "zg_tiny"} & set(path.relative_to(root).parts):
+        if path.suffix in SOURCES and not {"__pycache__", "zg-tiny"} & set(path.relative_to(root).parts):
             body = path.read_bytes()
             total.update(f"{path.relative_to(root).as_posix()}\0{len(body)}\0".encode() + body)
     return "sha256:" + total.hexdigest()

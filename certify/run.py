@@ -128,7 +128,7 @@ class RunResult:
 def default_model() -> Path:
     """zg-tiny: in the working directory's fixtures, in those of the checkout, or as it travels in the wheel."""
     tail, here = Path("fixtures") / "models" / "zg-tiny", Path(__file__).parent
-    return next((path for path in (tail, here.parent / tail, here / "zg_tiny") if path.is_dir()), tail)
+    return next((path for path in (tail, here.parent / tail, here / "zg-tiny") if path.is_dir()), tail)
 
 
 def preflight(request: RunRequest) -> Preflight:
