@@ -27,7 +27,6 @@ from certify.run import (
     late,
     preflight,
     run_checks,
-    score_path,
     summary,
 )
 from certify.show import console, progress_of, show_result
@@ -293,13 +292,6 @@ def matrix(args: argparse.Namespace) -> int:
 
 def selftest(args: argparse.Namespace) -> int:
     """Run the mutants; keep the score for the certificates that these very sources issue next."""
-    measure = late("certify.mutants", "selftest")
-    assert measure is not None, "certify/mutants has no selftest"
-    with progress_of("selftest") as progress:
-        result = measure(args.model or default_model(), args.seed, args.level, progress)
-    path = score_path(suite_digest())
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(result.score))
-    print(json.dumps(msgspec.to_builtins(result)) if args.json else result.score.text)
-    return 0 if result.score.killed == result.score.mutants and not result.score.flagged else 1
+    from certify.mutants.command import run
+
+    return run(args)

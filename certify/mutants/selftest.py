@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -194,6 +194,17 @@ def prepare() -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 
+def run_all(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, Outcome]]:
+    """Outcomes as they come. When one did not come to its end, what has not begun is not begun."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=prepare) as pool:
+        asked = {pool.submit(run_job, job): job for job in work}
+        try:
+            for future in as_completed(asked):
+                yield asked[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
 def selftest(
     model: Path,
     *,
@@ -208,33 +219,29 @@ def selftest(
     begun = time.perf_counter()
     work: dict[Job, Mutant | None] = {job_of(mutant, model, seeds[0], wide): mutant for mutant in mutants}
     work |= {honest_job(variant, model, seed): None for seed in seeds for variant in honest}
-    caught: list[MutantRun] = []
+    caught: dict[str, MutantRun] = {}
     passed: list[HonestRun] = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=prepare) as pool:
-        asked = {pool.submit(run_job, job): job for job in work}
-        for future in as_completed(asked):
-            job = asked[future]
-            mutant = work[job]
-            run = honest_run(job, future.result()) if mutant is None else mutant_run(mutant, future.result())
-            if isinstance(run, MutantRun):
-                caught.append(run)
-            else:
-                passed.append(run)
-            progress(run)
-    order = [mutant.name for mutant in mutants]
+    for job, outcome in run_all(list(work), jobs):
+        mutant = work[job]
+        if mutant is None:
+            passed.append(honest_run(job, outcome))
+            progress(passed[-1])
+        else:
+            caught[mutant.name] = mutant_run(mutant, outcome)
+            progress(caught[mutant.name])
     score = KillScore(
         status="run",
-        killed=sum(run.caught for run in caught),
+        killed=sum(run.caught for run in caught.values()),
         mutants=len(caught),
         flagged=sum(bool(run.flagged) for run in passed),
         honest_runs=len(passed),
     )
+    whole = set(MUTANTS) <= set(mutants) and set(HONEST) <= set(honest)
     return SelftestResult(
         score=score,
         suite=suite_digest(),
-        complete=set(order) == {mutant.name for mutant in MUTANTS}
-        and {r.name for r in passed} == {h.name for h in HONEST},
-        mutants=tuple(sorted(caught, key=lambda run: order.index(run.name))),
+        complete=whole,
+        mutants=tuple(caught[mutant.name] for mutant in mutants),
         honest=tuple(sorted(passed, key=lambda run: (run.name, run.seed))),
         seconds=f"{time.perf_counter() - begun:.1f}",
     )
