@@ -129,7 +129,7 @@ class Exchange:
     worst: MatrixCell
     worst_bar: Bar | None
     cells: tuple[tuple[MatrixCell, Bar | None, Bar | None], ...]
-    heat: int
+    heat: str
     command: str
     verdict: Verdict
 
@@ -363,12 +363,12 @@ def exchange(cells: Sequence[MatrixCell], model: str, seed: int) -> Exchange:
         farthest,
         bar_of(farthest.fidelity, farthest.fidelity_limit),
         rows,
-        heat_of(badness(farthest)[1]),
+        heat_of(badness(farthest)[1]) if farthest.fidelity else "heatless",
         shlex.join(command),
         worst(cell.verdict for cell in cells),
     )
 
 
-def heat_of(ratio: float) -> int:
-    """Shade by share of the limit: 0 up to 1 %, 1 to 10 %, 2 to 50 %, 3 to the limit, 4 beyond."""
-    return sum(ratio > step for step in (0.01, 0.1, 0.5, 1.0))
+def heat_of(ratio: float) -> str:
+    """Shade by share of the limit: heat0 up to 1 %, 1 to 10 %, 2 to 50 %, 3 to the limit, 4 beyond."""
+    return f"heat{sum(ratio > step for step in (0.01, 0.1, 0.5, 1.0))}"

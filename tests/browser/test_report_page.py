@@ -117,12 +117,12 @@ def test_the_page_is_quiet_fits_and_can_be_read(browser: Browser, report: Path, 
     watched = Watched(browser, width, scheme)
     page = watched.open(report)
     page.screenshot(path=report.parent / f"page-{width}-{scheme}.png")
+    page.locator("#matrix").screenshot(path=report.parent / f"matrix-{width}-{scheme}.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     contrast = page.evaluate(CONTRAST)
     assert contrast["seen"] > 1000 and contrast["bad"] == []
-    page.locator("#matrix").screenshot(path=report.parent / f"matrix-{width}-{scheme}.png")
     watched.close()
 
 

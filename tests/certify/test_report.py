@@ -138,7 +138,7 @@ def test_the_matrix_shows_the_worst_scenario_of_each_direction() -> None:
     assert found is not None
     assert found.exporters == found.importers == SUBJECTS
     bad = found.rows[0][1]
-    assert bad is not None and bad.verdict is Verdict.FAIL and bad.heat == 4
+    assert bad is not None and bad.verdict is Verdict.FAIL and bad.heat == "heat4"
     assert "--subjects reference,torch" in bad.command
     two = found.rows[0][3]
     assert two is not None and len(two.cells) == 2 and two.worst.form == "F16"
