@@ -1,4 +1,4 @@
-"""What checks of caches do again and again: fill a session, continue it, offer a hostile cache and see it refused (V, F, X).
+"""What checks of caches do again and again: fill a session, continue it, see a hostile cache refused (V, F, X).
 
 Law: a refusal is a registered error that names a field; it leaves every session as it was.
 """
@@ -61,11 +61,16 @@ def refused(case: Case, subject: Worker, vector: Vector, ids: Sequence[int]) -> 
         raise
     except ZeitgeistError as error:
         named = bool(error.field) and (
-            not vector.field or error.field == vector.field or error.field.startswith((vector.field + ".", vector.field + "["))
+            not vector.field
+            or error.field == vector.field
+            or error.field.startswith((vector.field + ".", vector.field + "["))
         )
-        case.holds(vector.name, error.id == vector.id and named,
-                   f"refused: {error}" + ("" if error.id == vector.id and named else
-                                          f"; wanted {vector.id} {vector.field}".rstrip()))
+        case.holds(
+            vector.name,
+            error.id == vector.id and named,
+            f"refused: {error}"
+            + ("" if error.id == vector.id and named else f"; wanted {vector.id} {vector.field}".rstrip()),
+        )
         return
     case.fail(f"{vector.name}: accepted; wanted the refusal {vector.id} {vector.field}".rstrip())
 

@@ -36,8 +36,10 @@ def numbers(cache: KVCache) -> OracleCache:
     """The valid rows as the oracle holds them."""
     form = cache.descriptor.form
     layers = range(cache.descriptor.layer_count)
-    return OracleCache([canonical(cache.valid("k", i), form.k, form.pairing) for i in layers],
-                       [canonical(cache.valid("v", i), form.v, "half") for i in layers])
+    return OracleCache(
+        [canonical(cache.valid("k", i), form.k, form.pairing) for i in layers],
+        [canonical(cache.valid("v", i), form.v, "half") for i in layers],
+    )
 
 
 def canonical(array: NDArray[Any], form: ElementForm, pairing: Pairing) -> F64:
@@ -111,8 +113,11 @@ def rounding_excess(held: KVCache, sent: KVCache) -> float:
     Float32 takes every form exactly, so any difference is infinite excess, unless a rotation had to be taken off.
     """
     form, source, truth, worst = held.descriptor.form, sent.descriptor.form, numbers(sent), 0.0
-    for side, element, before, pairing, wanted in (("k", form.k, source.k, form.pairing, truth.k),
-                                                   ("v", form.v, source.v, "half", truth.v)):
+    sides: tuple[tuple[str, ElementForm, ElementForm, Pairing, list[F64]], ...] = (
+        ("k", form.k, source.k, form.pairing, truth.k),
+        ("v", form.v, source.v, "half", truth.v),
+    )
+    for side, element, before, pairing, wanted in sides:
         for layer, values in enumerate(wanted):
             rows = held.valid(side, layer)
             difference = np.abs(decoded(rows, element) - as_stored(values, element, pairing))
@@ -138,7 +143,7 @@ def row_distance(found: OracleCache, truth: OracleCache) -> tuple[float, str]:
                 return float("inf"), f"{side} of layer {layer} is {got.shape}, wanted {wanted.shape}"
             scale = np.maximum(np.linalg.norm(wanted, axis=-1), 1e-30)
             distance = np.nan_to_num(np.linalg.norm(got - wanted, axis=-1) / scale, nan=np.inf)
-            position, head = (int(i) for i in np.unravel_index(distance.argmax(), distance.shape))
+            position, head = divmod(int(distance.argmax()), distance.shape[1])
             if distance[position, head] > worst:
                 worst = float(distance[position, head])
                 where = f"{side} of layer {layer}, position {position}, head {head}: relative L2 {worst:.2e}"

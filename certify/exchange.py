@@ -1,8 +1,8 @@
-"""How an exchange is measured: one subject prefills, another continues from its cache, the oracle says what is right (D4).
+"""How an exchange is measured: one subject prefills, another continues, the oracle says what is right (D4).
 
-Two numbers: *fidelity* is the receiver against the oracle that continues from the same dequantised cache; *loss* is that
-cache against the receiver's own uninterrupted run. A number counts only with proof of use: a poisoned twin of the cache
-must move the output, and move it as the oracle says. The checks of family X and the matrix share what stands here.
+Two numbers: *fidelity* is the receiver against the oracle that continues from the same dequantised cache; *loss* is
+that cache against the receiver's own uninterrupted run. A number counts only with proof of use: a poisoned twin of the
+cache must move the output, and as the oracle says. The checks of family X and the matrix share what stands here.
 """
 
 import hashlib
@@ -28,8 +28,23 @@ from zeitgeist.convert.kv import KVCache
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.host.workers import Worker
 
-__all__ = ["CONTINUED", "DECODED", "GREEDY", "PIPED", "PREFILLED", "Bound", "Carried", "Station", "carry", "exchange_bounds",
-           "exchange_ids", "loss_allowed", "loss_key", "station", "worst_band"]
+__all__ = [
+    "CONTINUED",
+    "DECODED",
+    "GREEDY",
+    "PIPED",
+    "PREFILLED",
+    "Bound",
+    "Carried",
+    "Station",
+    "carry",
+    "exchange_bounds",
+    "exchange_ids",
+    "loss_allowed",
+    "loss_key",
+    "station",
+    "worst_band",
+]
 
 Rows = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -110,7 +125,7 @@ class Station:
 
     @cached_property
     def steps(self) -> Rows:
-        """Logits of prefix and the next 16 tokens, decoded one by one, by the subject alone: what a pipeline is held to."""
+        """Logits of prefix and the next 16 tokens, decoded one by one, by the subject alone."""
         session = self.worker.open()
         rows = [self.worker.prefill(session, self.prefix)]
         rows += [self.worker.decode([session], [id]) for id in self.rest[:PIPED]]
@@ -152,8 +167,12 @@ def station(name: str, worker: Worker, oracle: Oracle, ids: list[int]) -> Statio
     worker.close(session)
     expected = like.logits(ids)[PREFILLED:]
     angles = angle_floor(like, ids, expected).absolute
-    floor = max(tolerance.noise_floor(runs), tolerance.max_abs(expected, runs[0]), angles,
-                tipping_floor(like, numbers(kv_file.load(data)), rest))
+    floor = max(
+        tolerance.noise_floor(runs),
+        tolerance.max_abs(expected, runs[0]),
+        angles,
+        tipping_floor(like, numbers(kv_file.load(data)), rest),
+    )
     cost = tolerance.max_abs(oracle.logits(ids)[PREFILLED:], expected)
     return Station(name, worker, about, like, ids, runs[0], floor, cost, data, export_ms)
 
@@ -169,7 +188,9 @@ def tipping_floor(oracle: Oracle, cache: OracleCache, rest: Sequence[int]) -> fl
     wanted, worst = oracle.continue_from(cache, rest), 0.0
     source = np.random.Generator(np.random.Philox(key=len(rest)))
     for _ in range(TWINS):
-        sides = [[rows * (1 + NOISE * source.standard_normal(rows.shape)) for rows in side] for side in (cache.k, cache.v)]
+        sides = [
+            [rows * (1 + NOISE * source.standard_normal(rows.shape)) for rows in side] for side in (cache.k, cache.v)
+        ]
         worst = max(worst, tolerance.max_abs(wanted, oracle.continue_from(OracleCache(*sides), rest)))
     return worst
 
@@ -203,7 +224,7 @@ class Carried:
 
 def greedy_walk(worker: Worker, session: int, first: int) -> tuple[list[int], list[float]]:
     """(ids, margins): GREEDY tokens of largest logit after first; margin: distance of the two best candidates."""
-    ids, margins = [first], []
+    ids, margins = [first], list[float]()
     for _ in range(GREEDY):
         row = worker.decode([session], [ids[-1]])[0]
         best = np.partition(row, -2)[-2:]
@@ -236,7 +257,7 @@ def loss_key(band: str) -> str:
 
 
 def loss_allowed(exporter: Station, importer: Station, profile: Profile) -> float:
-    """The loss band of the coarser of both, or twice what the declared rounding costs on this very text if that is more.
+    """The loss band of the coarser of both, or twice what the declared rounding costs on this text if that is more.
 
     Bands are of one model; a model with peaked logits loses more to the same rounding, and the oracle says how much.
     """
@@ -255,11 +276,22 @@ def carry(exporter: Station, importer: Station, profile: Profile) -> Carried:
     near = profile[f"numerics.near_tie_{band}"]
     excess = max(rounding_excess(held, exporter.cache), rounding_excess(twin_held, kv_file.load(exporter.poison)))
     return Carried(
-        mode="conversion" if report else "native", band=band, found=found, expected=expected, floor=importer.floor,
-        fidelity=tolerance.max_abs(expected, found), loss=tolerance.max_abs(importer.solo, found), loss_limit=loss_limit,
-        kl=tolerance.mean_kl(importer.solo, found), top1=tolerance.top1(importer.solo, found, near)[0], excess=excess,
-        poison=tolerance.max_abs(found, twin), poison_fidelity=tolerance.max_abs(twin_expected, twin),
-        greedy=greedy_steps(exporter, importer, 2 * loss_limit), bytes_count=len(exporter.data), import_ms=import_ms,
+        mode="conversion" if report else "native",
+        band=band,
+        found=found,
+        expected=expected,
+        floor=importer.floor,
+        fidelity=tolerance.max_abs(expected, found),
+        loss=tolerance.max_abs(importer.solo, found),
+        loss_limit=loss_limit,
+        kl=tolerance.mean_kl(importer.solo, found),
+        top1=tolerance.top1(importer.solo, found, near)[0],
+        excess=excess,
+        poison=tolerance.max_abs(found, twin),
+        poison_fidelity=tolerance.max_abs(twin_expected, twin),
+        greedy=greedy_steps(exporter, importer, 2 * loss_limit),
+        bytes_count=len(exporter.data),
+        import_ms=import_ms,
     )
 
 
@@ -284,10 +316,21 @@ def exchange_bounds(carried: Carried, profile: Profile) -> Sequence[Bound]:
         Bound("loss", carried.loss, carried.loss_limit, loss_key(band), "logit"),
         Bound("mean KL", carried.kl, profile[kld], kld, "nat"),
         Bound("top-1", carried.top1, profile[f"numerics.top1_{band}"], f"numerics.top1_{band}", "", least=True),
-        Bound("numbers held against numbers sent", carried.excess, profile["exchange.rounding"], "exchange.rounding",
-              "x honest rounding"),
-        Bound("poisoned twin moves the output", carried.poison, profile["exchange.poison"], "exchange.poison", "logit",
-              least=True),
+        Bound(
+            "numbers held against numbers sent",
+            carried.excess,
+            profile["exchange.rounding"],
+            "exchange.rounding",
+            "x honest rounding",
+        ),
+        Bound(
+            "poisoned twin moves the output",
+            carried.poison,
+            profile["exchange.poison"],
+            "exchange.poison",
+            "logit",
+            least=True,
+        ),
         Bound("poisoned twin as the oracle says", carried.poison_fidelity, limit, "fidelity.ulp", "logit"),
         Bound("greedy steps equal", carried.greedy, GREEDY, "exchange.greedy", "steps", least=True),
     )

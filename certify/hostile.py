@@ -19,8 +19,18 @@ from zeitgeist.convert.kv import KVCache, layer_digests
 from zeitgeist.core.errors import LocalProtocolError
 from zeitgeist.core.formats.digest import content_digest, tokens_digest
 
-__all__ = ["Vector", "edited", "field_vectors", "file_vectors", "flipped", "number_vectors", "padded", "poisoned",
-           "rewritten", "with_zeroed_head"]
+__all__ = [
+    "Vector",
+    "edited",
+    "field_vectors",
+    "file_vectors",
+    "flipped",
+    "number_vectors",
+    "padded",
+    "poisoned",
+    "rewritten",
+    "with_zeroed_head",
+]
 
 Bytes = bytes | bytearray | memoryview
 FOREIGN = str(content_digest(b"a model that nobody has"))
@@ -87,10 +97,26 @@ def field_vectors(data: Bytes, ids: Sequence[int]) -> list[Vector]:
         ("no heads", {"kv_head_count": 0}, "zg/cache/bad-metadata", "kv_head_count"),
         ("wrong head width", {"head_dim": descriptor.head_dim * 2}, "zg/cache/shape", ""),
         ("unknown dtype of K", {"form.k.dtype": "f64", "form.k.quant": ""}, "zg/cache/dtype", ""),
-        ("unknown blocks in V", {"form.v.quant": "ggml_q2_k", "form.v.dtype": ""},
-         "zg/cache/quant" if descriptor.form.v.quant else "zg/cache/dtype", ""),
-        ("another dtype of V", {"form.v.dtype": "bf16", "form.v.quant": ""}, "zg/cache/dtype", ""),
-        ("a rotation that is no power of two", {"form.k.hadamard": 3}, "zg/cache/hadamard", "form.k.hadamard"),
+        (
+            "unknown blocks in V",
+            {"form.v.quant": "ggml_q2_k", "form.v.dtype": ""},
+            "zg/cache/quant" if descriptor.form.v.quant else "zg/cache/dtype",
+            "",
+        ),
+        (
+            "unknown blocks in K",
+            {"form.k.quant": "ggml_q2_k", "form.k.dtype": ""},
+            "zg/cache/quant" if descriptor.form.k.quant else "zg/cache/dtype",
+            "",
+        ),
+        (
+            "another dtype of V",
+            {"form.v.dtype": "f16" if descriptor.form.v.dtype == "bf16" else "bf16", "form.v.quant": ""},
+            "zg/cache/dtype",
+            "",
+        ),
+        ("a rotation of K that is no power of two", {"form.k.hadamard": 3}, "zg/cache/hadamard", "form.k.hadamard"),
+        ("a rotation of V that is no power of two", {"form.v.hadamard": 5}, "zg/cache/hadamard", "form.v.hadamard"),
         ("shifted position", {"position_first": 1}, "zg/cache/position", "position_first"),
         ("fewer positions", {"position_count": count - 1}, "zg/cache/position", "position_count"),
         ("more rows than there are", {"padded_count": count + 8}, "zg/cache/shape", ""),
@@ -109,8 +135,12 @@ def field_vectors(data: Bytes, ids: Sequence[int]) -> list[Vector]:
         ("2^40 layers", {"layer_count": 1 << 40}, "zg/cache/bad-metadata", "layer_count"),
         ("digests of other layers", {"layers": [FOREIGN] * layers}, "zg/cache/layer-digest", "layers"),
         ("too few digests", {"layers": []}, "zg/cache/layer-digest", "layers"),
-        ("unknown critical extension", {"extensions": {"x/y": {"critical": True, "body": ""}}}, "zg/cache/extension",
-         "extensions.x/y"),
+        (
+            "unknown critical extension",
+            {"extensions": {"x/y": {"critical": True, "body": ""}}},
+            "zg/cache/extension",
+            "extensions.x/y",
+        ),
         ("version of the descriptor", {"cache_version": 99}, "zg/cache/format-version", "cache_version"),
         ("version of the format", {"format_version": 99}, "zg/cache/format-version", "format_version"),
         ("a maker's name with controls", {"made_by": "\u001b[31mred"}, "zg/cache/made-by", "made_by"),
@@ -129,8 +159,9 @@ def rewritten(cache: KVCache, change: Callable[[list[NDArray[Any]], list[NDArray
     descriptor = cache.descriptor
     if honest:
         layers = layer_digests(k, v, descriptor.position_count)
-        descriptor = msgspec.structs.replace(descriptor, layers=layers, padded_count=len(k[0]),
-                                             kv_head_count=k[0].shape[1])
+        descriptor = msgspec.structs.replace(
+            descriptor, layers=layers, padded_count=len(k[0]), kv_head_count=k[0].shape[1]
+        )
     return bytes(kv_file.dump(KVCache(descriptor, k, v)))
 
 
@@ -158,17 +189,23 @@ def number_vectors(cache: KVCache) -> list[Vector]:
     def zero_tail(k: list[NDArray[Any]], v: list[NDArray[Any]]) -> None:
         v[middle][len(v[middle]) // 2 :] = 0
 
-    vectors = [damage("heads swapped", swap_heads), damage("positions shifted", shift),
-               damage("one head of one token zeroed", zero_head), damage("tail of zeros", zero_tail)]
+    vectors = [
+        damage("heads swapped", swap_heads),
+        damage("positions shifted", shift),
+        damage("one head of one token zeroed", zero_head),
+        damage("tail of zeros", zero_tail),
+    ]
     if cache.descriptor.form.k == cache.descriptor.form.v:
         vectors.append(damage("K in the place of V", swap_sides))
     fewer = rewritten(cache, drop_last_head, honest=True)
-    vectors.append(Vector("a head less", fewer,
-                          "zg/cache/kv-heads" if cache.k[0].shape[1] > 1 else "zg/cache/bad-metadata"))
+    vectors.append(
+        Vector("a head less", fewer, "zg/cache/kv-heads" if cache.k[0].shape[1] > 1 else "zg/cache/bad-metadata")
+    )
     for side in ("k", "v"):
         for what in (np.nan, np.inf, -np.inf):
-            vectors.append(Vector(f"{what} in {side}", spoiled(cache, side, middle, what), "zg/cache/not-finite",
-                                  f"{name}.{side}"))
+            vectors.append(
+                Vector(f"{what} in {side}", spoiled(cache, side, middle, what), "zg/cache/not-finite", f"{name}.{side}")
+            )
     return vectors
 
 
@@ -248,8 +285,12 @@ def file_vectors(data: Bytes) -> list[Vector]:
     header, payload = split(whole)
     text = whole[LENGTH:header_stop]
     twice = text.replace(b'{"__metadata__"', b'{"__metadata__":{"zeitgeist":"{}"},"__metadata__"', 1)
-    inside = dict(header, __metadata__={"zeitgeist": header["__metadata__"]["zeitgeist"].replace(
-        '"adapter":""', '"adapter":"","adapter":""', 1)})
+    inside = dict(
+        header,
+        __metadata__={
+            "zeitgeist": header["__metadata__"]["zeitgeist"].replace('"adapter":""', '"adapter":"","adapter":""', 1)
+        },
+    )
     first = next(name for name in sorted(header) if name != "__metadata__")
     huge = dict(header, **{first: dict(header[first], shape=[1 << 40, 1 << 40, 1])})
     overlapping = dict(header, **{first: dict(header[first], data_offsets=[8, header[first]["data_offsets"][1] + 8])})
@@ -270,11 +311,19 @@ def file_vectors(data: Bytes) -> list[Vector]:
         Vector("overlapping tensors", joined(overlapping, payload), "zg/safetensors/bad-offsets"),
         Vector("metadata twice", struct.pack("<Q", len(twice)) + twice + payload, "zg/safetensors/bad-header"),
         Vector("a field of the descriptor twice", joined(inside, payload), "zg/cache/bad-metadata"),
-        Vector("no descriptor", joined({k: v for k, v in header.items() if k != "__metadata__"}, payload),
-               "zg/cache/bad-metadata"),
-        Vector("another key beside the descriptor",
-               joined(dict(header, __metadata__={**header["__metadata__"], "format": "pt"}), payload),
-               "zg/cache/bad-metadata"),
-        Vector("a tensor renamed", joined({("layer.0.q" if k == first else k): v for k, v in header.items()}, payload),
-               "zg/cache/missing-layer"),
+        Vector(
+            "no descriptor",
+            joined({k: v for k, v in header.items() if k != "__metadata__"}, payload),
+            "zg/cache/bad-metadata",
+        ),
+        Vector(
+            "another key beside the descriptor",
+            joined(dict(header, __metadata__={**header["__metadata__"], "format": "pt"}), payload),
+            "zg/cache/bad-metadata",
+        ),
+        Vector(
+            "a tensor renamed",
+            joined({("layer.0.q" if k == first else k): v for k, v in header.items()}, payload),
+            "zg/cache/missing-layer",
+        ),
     ]

@@ -1,12 +1,12 @@
-"""The interop matrix: every ordered pair of some subjects, and pipelines through them, measured as family X does (D4, F8).
+"""The interop matrix: every ordered pair of some subjects, and pipelines, measured as family X does (D4, F8).
 
-Law: one worker a subject, one text, the measurement of `certify/exchange.py`; a direction that is refused is a cell with
-the reason, never a gap.
+Law: one worker a subject, one text, the measurement of `certify/exchange.py`; a direction that is refused is a cell
+with the reason, never a gap.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def measured_cells(
             yield unclaimed(">".join(chain), "", "pipeline")
             continue
         cuts = cuts_of(members[0].cache.descriptor.layer_count, len(members))
-        scenario = f"pipeline {' '.join(f'[{a}, {b})' for a, b in zip(cuts, cuts[1:], strict=False))}"
+        scenario = f"pipeline {' '.join(f'[{a}, {b})' for a, b in pairwise(cuts))}"
         try:
             piped = pipe(members, cuts, profile)
         except ZeitgeistError as error:
@@ -105,13 +105,24 @@ def exchange_cell(exporter: Station, importer: Station, carried: Carried, bounds
     verdict, failed = verdict_of(bounds, exact=carried.loss == 0)
     source, target = (form_text(one.about.cache_forms[0]) for one in (exporter, importer))
     return MatrixCell(
-        exporter=exporter.name, importer=importer.name, form=source if source == target else f"{source} → {target}",
-        scenario="exchange", fidelity=real(carried.fidelity), fidelity_limit=real(bounds[0].limit),
-        loss=real(carried.loss), loss_limit=real(carried.loss_limit), poison=real(carried.poison), verdict=verdict,
-        detail=failed or f"{carried.mode}, {carried.bytes_count / 1000:.0f} kB, mean KL {carried.kl:.1e}, "
-        f"{carried.greedy:.0f} greedy tokens equal, export {exporter.export_ms:.1f} ms, import {carried.import_ms:.1f} ms",
-        mode=carried.mode, kl=real(carried.kl),
-        top1=real(carried.top1), bytes_count=carried.bytes_count, export_ms=real(round(exporter.export_ms, 3)),
+        exporter=exporter.name,
+        importer=importer.name,
+        form=source if source == target else f"{source} → {target}",
+        scenario="exchange",
+        fidelity=real(carried.fidelity),
+        fidelity_limit=real(bounds[0].limit),
+        loss=real(carried.loss),
+        loss_limit=real(carried.loss_limit),
+        poison=real(carried.poison),
+        verdict=verdict,
+        detail=failed
+        or f"{carried.mode}, {carried.bytes_count / 1000:.0f} kB, mean KL {carried.kl:.1e}, "
+        f"{carried.greedy:.0f} greedy tokens equal, export {exporter.export_ms:.1f}, import {carried.import_ms:.1f} ms",
+        mode=carried.mode,
+        kl=real(carried.kl),
+        top1=real(carried.top1),
+        bytes_count=carried.bytes_count,
+        export_ms=real(round(exporter.export_ms, 3)),
         import_ms=real(round(carried.import_ms, 3)),
     )
 
@@ -120,9 +131,18 @@ def pipeline_cell(chain: Sequence[str], scenario: str, piped: Piped) -> MatrixCe
     """One pipeline as it stands in the report."""
     verdict, failed = verdict_of(pipe_bounds(piped), exact=piped.loss == 0)
     return MatrixCell(
-        exporter=">".join(chain), importer="", form="f32 hidden rows", scenario=scenario, fidelity=real(piped.fidelity),
-        fidelity_limit=real(piped.fidelity_limit), loss=real(piped.loss), loss_limit=real(piped.loss_limit), poison="",
-        verdict=verdict, detail=failed or f"mean KL {piped.kl:.1e}", kl=real(piped.kl),
+        exporter=">".join(chain),
+        importer="",
+        form="f32 hidden rows",
+        scenario=scenario,
+        fidelity=real(piped.fidelity),
+        fidelity_limit=real(piped.fidelity_limit),
+        loss=real(piped.loss),
+        loss_limit=real(piped.loss_limit),
+        poison="",
+        verdict=verdict,
+        detail=failed or f"mean KL {piped.kl:.1e}",
+        kl=real(piped.kl),
     )
 
 
@@ -142,6 +162,16 @@ def refused(exporter: str, importer: str, form: str, scenario: str, error: Zeitg
 def empty(exporter: str, importer: str, form: str, scenario: str, verdict: Verdict, detail: str) -> MatrixCell:
     """A cell without numbers."""
     return MatrixCell(
-        exporter=exporter, importer=importer, form=form, scenario=scenario, fidelity="", fidelity_limit="", loss="",
-        loss_limit="", poison="", verdict=verdict, detail=detail, mode="refused",
+        exporter=exporter,
+        importer=importer,
+        form=form,
+        scenario=scenario,
+        fidelity="",
+        fidelity_limit="",
+        loss="",
+        loss_limit="",
+        poison="",
+        verdict=verdict,
+        detail=detail,
+        mode="refused",
     )

@@ -1,4 +1,4 @@
-"""Mixed-engine pipelines: one model's layers split over several subjects, measured against the oracle and solo runs (F8).
+"""Mixed-engine pipelines: one model's layers split over several subjects, against the oracle and solo runs (F8).
 
 Hidden rows travel in float32. Each stage keeps its own cache; 96 tokens are prefilled and 16 decoded, teacher-forced.
 """
@@ -18,6 +18,7 @@ from zeitgeist.host.workers import Worker
 __all__ = ["Piped", "cuts_of", "pipe", "pipe_bounds", "run_pipeline"]
 
 Rows = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Piped:
@@ -62,16 +63,25 @@ def pipe(stations: Sequence[Station], cuts: Sequence[int], profile: Profile) -> 
     solos = [one.steps for one in {one.name: one for one in stations}.values()]
     band = max((worst_band(one, one) for one in stations), key=("x32", "x16", "q8", "q4").index)
     source = "pipeline.loss_x32" if band == "x32" else loss_key(band)
-    limit = max(profile[source], *(loss_allowed(one, one, profile) for one in stations)) if band != "x32" else profile[source]
+    limit = (
+        max(profile[source], *(loss_allowed(one, one, profile) for one in stations))
+        if band != "x32"
+        else profile[source]
+    )
     return Piped(
-        rows=rows, fidelity=tolerance.max_abs(expected, rows),
+        rows=rows,
+        fidelity=tolerance.max_abs(expected, rows),
         fidelity_limit=fidelity_limit(profile, expected, max(one.floor for one in stations)),
-        loss=max(tolerance.max_abs(solo, rows) for solo in solos), loss_limit=limit,
-        kl=tolerance.mean_kl(expected, rows), source=source,
+        loss=max(tolerance.max_abs(solo, rows) for solo in solos),
+        loss_limit=limit,
+        kl=tolerance.mean_kl(expected, rows),
+        source=source,
     )
 
 
 def pipe_bounds(piped: Piped) -> tuple[Bound, ...]:
     """What a pipeline must satisfy."""
-    return (Bound("fidelity", piped.fidelity, piped.fidelity_limit, "fidelity.ulp", "logit"),
-            Bound("loss", piped.loss, piped.loss_limit, piped.source, "logit"))
+    return (
+        Bound("fidelity", piped.fidelity, piped.fidelity_limit, "fidelity.ulp", "logit"),
+        Bound("loss", piped.loss, piped.loss_limit, piped.source, "logit"),
+    )

@@ -14,7 +14,7 @@ __all__ = ["pytest_generate_tests"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parameter `peer`. Smoke without peers takes the reference and a second process of the subject; else "" for none."""
+    """Parameter `peer`. Smoke without peers: the reference and a second process of the subject; else "" for none."""
     if "peer" not in metafunc.fixturenames:
         return
     option = metafunc.config.getoption

@@ -50,30 +50,52 @@ def judge(case: Case, exporter: Station, importer: Station) -> None:
     case.exchanged(exporter.name, importer.name)
 
 
-@check(id="X.exports-to", family="X", clause="D4: prefill on the subject, decode on another engine", level="smoke", needs=NEEDS,
-       requirement=("D4", "D2"), motive="https://github.com/vllm-project/vllm/issues/50622",
-       expectation="the peer continues from the subject's cache as the oracle does from the same numbers; a poisoned twin "
-                   "moves its output as the oracle says")
+@check(
+    id="X.exports-to",
+    family="X",
+    clause="D4: prefill on the subject, decode on another engine",
+    level="smoke",
+    needs=NEEDS,
+    requirement=("D4", "D2"),
+    motive="https://github.com/vllm-project/vllm/issues/50622",
+    expectation="the peer continues from the subject's cache as the oracle does from the same numbers; a poisoned twin "
+    "moves its output as the oracle says",
+)
 def test_exports_to(case: Case, subject: Subject, peers: Peers, stations: Stations, peer: str) -> None:
     if not peer:
         case.skip(NEEDS_PEERS)
     judge(case, stations(case.subject_name, subject), stations(peer, peers[peer]))
 
 
-@check(id="X.imports-from", family="X", clause="D4: prefill on another engine, decode on the subject", level="smoke",
-       needs=NEEDS, requirement=("D4", "D2"), motive="https://github.com/LMCache/LMCache/issues/2942",
-       expectation="the subject continues from the peer's cache as the oracle does from the same numbers; a poisoned twin "
-                   "moves its output as the oracle says")
+@check(
+    id="X.imports-from",
+    family="X",
+    clause="D4: prefill on another engine, decode on the subject",
+    level="smoke",
+    needs=NEEDS,
+    requirement=("D4", "D2"),
+    motive="https://github.com/LMCache/LMCache/issues/2942",
+    expectation="the subject continues from the peer's cache as the oracle does from the same numbers; a poisoned twin "
+    "moves its output as the oracle says",
+)
 def test_imports_from(case: Case, subject: Subject, peers: Peers, stations: Stations, peer: str) -> None:
     if not peer:
         case.skip(NEEDS_PEERS)
     judge(case, stations(peer, peers[peer]), stations(case.subject_name, subject))
 
 
-@check(id="X.odd-geometry", family="X", clause="D4: the same with seven query heads to one key-value head of 64, llama3 rope",
-       needs=NEEDS, requirement=("D4",), motive="https://github.com/ggml-org/llama.cpp/issues/21125",
-       expectation="both directions hold on a shape where head order, scaling and a rotated quantised cache would show")
-def test_odd_geometry(case: Case, subject: Subject, start: Callable[..., Subject], peers: Peers, tmp_path: Path) -> None:
+@check(
+    id="X.odd-geometry",
+    family="X",
+    clause="D4: the same with seven query heads to one key-value head of 64, llama3 rope",
+    needs=NEEDS,
+    requirement=("D4",),
+    motive="https://github.com/ggml-org/llama.cpp/issues/21125",
+    expectation="both directions hold on a shape where head order, scaling and a rotated quantised cache would show",
+)
+def test_odd_geometry(
+    case: Case, subject: Subject, start: Callable[..., Subject], peers: Peers, tmp_path: Path
+) -> None:
     engine = case.subject_name.partition(":")[0]
     foreign = [name for name in peers.names if name.partition(":")[0] != engine]
     if not foreign:
@@ -87,10 +109,17 @@ def test_odd_geometry(case: Case, subject: Subject, start: Callable[..., Subject
     judge(case, theirs, ours)
 
 
-@check(id="X.one-zeroed-head", family="X", clause="issue §5: the suite must see one zeroed head of one token", level="smoke",
-       needs=NEEDS, requirement=("D4", "W1"), motive="one head of one token moved logits by 5.7e-2, KL 5e-6 (feasibility §4)",
-       expectation="K of one head of one token set to zero behind matching digests is seen elementwise, where top-1 and KL "
-                   "see nothing")
+@check(
+    id="X.one-zeroed-head",
+    family="X",
+    clause="issue §5: the suite must see one zeroed head of one token",
+    level="smoke",
+    needs=NEEDS,
+    requirement=("D4", "W1"),
+    motive="one head of one token moved logits by 5.7e-2, KL 5e-6 (feasibility §4)",
+    expectation="K of one head of one token set to zero behind matching digests is seen elementwise; top-1 and KL "
+    "see nothing",
+)
 def test_one_zeroed_head(case: Case, subject: Subject, stations: Stations) -> None:
     own = stations(case.subject_name, subject)
     truth = numbers(own.cache)
@@ -106,11 +135,15 @@ def test_one_zeroed_head(case: Case, subject: Subject, stations: Stations) -> No
     case.measured("mean KL", divergence, "nat")
     case.measured("top-1", same)
     by_logits = logits > limit
-    case.finding("one-zeroed-head", "control",
-                 f"K of head 0 of token {position} set to zero in every layer behind matching digests: caught "
-                 + ("by logits and by numbers" if by_logits else "by numbers only: the receiver's own rounding hides it in logits"),
-                 f"top-1 {same:.3f}, mean KL {divergence:.1e}; logits {logits:.1e} from the oracle, limit {limit:.1e}; {where}, "
-                 f"limit {band:.1e}", "elementwise fidelity, and the cache compared row by row")
+    case.finding(
+        "one-zeroed-head",
+        "control",
+        f"K of head 0 of token {position} set to zero in every layer behind matching digests: caught "
+        + ("by logits and by numbers" if by_logits else "by numbers only: the receiver's rounding hides it in logits"),
+        f"top-1 {same:.3f}, mean KL {divergence:.1e}; logits {logits:.1e} from the oracle, limit {limit:.1e}; {where}, "
+        f"limit {band:.1e}",
+        "elementwise fidelity, and the cache compared row by row",
+    )
     case.at_least("row of the cache against the oracle's", row, band, f"kv.row_{own.about.band}", "relative L2")
     if own.about.band == "x32":
         case.at_least("logits against the oracle on the honest cache", logits, limit, "fidelity.ulp", "logit")
@@ -129,9 +162,16 @@ def quiet_position(own: Station) -> int:
     return range(8, PREFILLED, 16)[int(np.argmin(moved))]
 
 
-@check(id="X.pairs-misdeclared", family="X", clause="D4: fidelity sees what admission cannot know", level="standard", needs=NEEDS,
-       requirement=("D4", "W1"), motive="https://github.com/Blaizzy/mlx-vlm/pull/1710",
-       expectation="a cache whose descriptor names the other rotary pairing is admitted, and seen at once by its numbers")
+@check(
+    id="X.pairs-misdeclared",
+    family="X",
+    clause="D4: fidelity sees what admission cannot know",
+    level="standard",
+    needs=NEEDS,
+    requirement=("D4", "W1"),
+    motive="https://github.com/Blaizzy/mlx-vlm/pull/1710",
+    expectation="a cache whose descriptor names the other rotary pairing is admitted, and seen at once by its numbers",
+)
 def test_pairs_misdeclared(case: Case, subject: Subject, stations: Stations) -> None:
     own = stations(case.subject_name, subject)
     other = "half" if own.cache.descriptor.form.pairing == "interleaved" else "interleaved"
@@ -144,5 +184,10 @@ def test_pairs_misdeclared(case: Case, subject: Subject, stations: Stations) -> 
     case.measured("logits against the oracle on the honest cache", far, "logit")
     case.measured("their limit", limit, "logit")
     case.at_least("row of the cache against the oracle's", row, case.profile[key], key, "relative L2")
-    case.finding("pairs-misdeclared", "control", "a cache that names the wrong rotary pairing passes every digest",
-                 f"logits {far:.1e} from the oracle, limit {limit:.1e}; {where}", "caught by fidelity and by rows of the cache")
+    case.finding(
+        "pairs-misdeclared",
+        "control",
+        "a cache that names the wrong rotary pairing passes every digest",
+        f"logits {far:.1e} from the oracle, limit {limit:.1e}; {where}",
+        "caught by fidelity and by rows of the cache",
+    )

@@ -67,10 +67,16 @@ def close_to_oracle(case: Case, subject: Subject, cache: KVCache, truth: Truth, 
     case.within(f"{name}: worst row", distance, max(case.profile[key], floor), key, "relative L2")
 
 
-@check(id="V.descriptor-truthful", family="V", clause="D1, A5: the descriptor says everything, and it is true",
-       level="smoke", needs=("prefill", "cache_export"), requirement=("D1", "A5"),
-       motive="https://github.com/LMCache/LMCache/issues/2942",
-       expectation="each field is that of the model, the ids and the first form claimed; digests are of the rows sent")
+@check(
+    id="V.descriptor-truthful",
+    family="V",
+    clause="D1, A5: the descriptor says everything, and it is true",
+    level="smoke",
+    needs=("prefill", "cache_export"),
+    requirement=("D1", "A5"),
+    motive="https://github.com/LMCache/LMCache/issues/2942",
+    expectation="each field is that of the model, the ids and the first form claimed; digests are of the rows sent",
+)
 def test_descriptor_truthful(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     session = filled(subject, ids)
@@ -78,24 +84,46 @@ def test_descriptor_truthful(case: Case, subject: Subject, model_path: Path) -> 
     subject.close(session)
     said, model, config = cache.descriptor, subject.model, subject.model.config
     for name, found, wanted in (
-        ("model", said.model, model.model), ("tokenizer", said.tokenizer, model.tokenizer),
-        ("tokens", said.tokens, tokens_digest(ids)), ("adapter", said.adapter, ""),
-        ("rope.theta", str(said.rope.theta), str(config.rope.theta)), ("latent", said.latent, ""),
-        ("hybrid", said.hybrid, ""), ("form", str(said.form), str(subject.describe().cache_forms[0])),
+        ("model", said.model, model.model),
+        ("tokenizer", said.tokenizer, model.tokenizer),
+        ("tokens", said.tokens, tokens_digest(ids)),
+        ("adapter", said.adapter, ""),
+        ("rope.theta", str(said.rope.theta), str(config.rope.theta)),
+        ("latent", said.latent, ""),
+        ("hybrid", said.hybrid, ""),
+        ("form", str(said.form), str(subject.describe().cache_forms[0])),
     ):
         case.exact(name, str(found), str(wanted))
-    case.exact("counts", [said.position_first, said.position_count, said.layer_first, said.layer_count,
-                          said.kv_head_count, said.head_dim, said.rope.offset, said.window, said.sink],
-               [0, COUNT, 0, config.layer_count, config.kv_head_count, config.head_dim, 0, 0, 0])
+    case.exact(
+        "counts",
+        [
+            said.position_first,
+            said.position_count,
+            said.layer_first,
+            said.layer_count,
+            said.kv_head_count,
+            said.head_dim,
+            said.rope.offset,
+            said.window,
+            said.sink,
+        ],
+        [0, COUNT, 0, config.layer_count, config.kv_head_count, config.head_dim, 0, 0, 0],
+    )
     case.exact("layer digests", ",".join(said.layers), ",".join(layer_digests(cache.k, cache.v, COUNT)))
     case.holds("maker", subject.describe().name.split("/")[0] in said.made_by, said.made_by)
     case.exact("the file is the canonical one", data, bytes(kv_file.dump(cache)))
 
 
-@check(id="V.numbers-are-the-oracles", family="V", clause="D1, D2: keys after rotation, values as they are", level="smoke",
-       needs=("prefill", "cache_export"), requirement=("D1", "D2"),
-       motive="https://github.com/vllm-project/vllm/issues/50622",
-       expectation="each head of each position is the oracle's row within the band: pairs, base, head order, axes, rotation")
+@check(
+    id="V.numbers-are-the-oracles",
+    family="V",
+    clause="D1, D2: keys after rotation, values as they are",
+    level="smoke",
+    needs=("prefill", "cache_export"),
+    requirement=("D1", "D2"),
+    motive="https://github.com/vllm-project/vllm/issues/50622",
+    expectation="each head of each position is the oracle's row within the band: pairs, base, head order, axes",
+)
 @pytest.mark.parametrize("length", [1, 56, pytest.param(300, marks=at_level("standard"))])
 def test_numbers(case: Case, subject: Subject, oracle: Oracle, model_path: Path, length: int) -> None:
     ids = cut(model_path, case.rng("ids"), length)
@@ -105,10 +133,16 @@ def test_numbers(case: Case, subject: Subject, oracle: Oracle, model_path: Path,
     close_to_oracle(case, subject, cache, truth_of(oracle, subject, ids))
 
 
-@check(id="V.round-trip", family="V", clause="D2: export, import, export gives the same layer digests", level="smoke",
-       needs=("prefill", "cache_export", "cache_import"), requirement=("D2",),
-       motive="https://github.com/sgl-project/sglang/issues/23217",
-       expectation="the cache of an imported session is the cache that was imported, byte for byte")
+@check(
+    id="V.round-trip",
+    family="V",
+    clause="D2: export, import, export gives the same layer digests",
+    level="smoke",
+    needs=("prefill", "cache_export", "cache_import"),
+    requirement=("D2",),
+    motive="https://github.com/sgl-project/sglang/issues/23217",
+    expectation="the cache of an imported session is the cache that was imported, byte for byte",
+)
 @pytest.mark.parametrize("length", [1, 56, pytest.param(257, marks=at_level("standard"))])
 def test_round_trip(case: Case, subject: Subject, model_path: Path, length: int) -> None:
     ids = cut(model_path, case.rng("ids"), length)
@@ -123,11 +157,17 @@ def test_round_trip(case: Case, subject: Subject, model_path: Path, length: int)
     subject.close(imported.session)
 
 
-@check(id="V.continues-like-the-exporter", family="V", clause="D2: an imported session continues", level="smoke",
-       needs=("prefill", "decode", "cache_export", "cache_import"), requirement=("D2",),
-       motive="https://github.com/ggml-org/llama.cpp/issues/19166",
-       expectation="12 decoded and 20 prefilled tokens after an import have the exporter's bits, or its values when "
-                   "bitwise equality is not claimed")
+@check(
+    id="V.continues-like-the-exporter",
+    family="V",
+    clause="D2: an imported session continues",
+    level="smoke",
+    needs=("prefill", "decode", "cache_export", "cache_import"),
+    requirement=("D2",),
+    motive="https://github.com/ggml-org/llama.cpp/issues/19166",
+    expectation="12 decoded and 20 prefilled tokens after an import have the exporter's bits, or its values when "
+    "bitwise equality is not claimed",
+)
 def test_continues(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT + 32)
     session = filled(subject, ids[:COUNT])
@@ -141,9 +181,15 @@ def test_continues(case: Case, subject: Subject, model_path: Path) -> None:
     subject.close(imported.session)
 
 
-@check(id="V.export-disturbs-nothing", family="V", clause="D2: export reads", level="smoke",
-       needs=("prefill", "decode", "cache_export"), requirement=("D2",),
-       expectation="two exports are equal, and the session goes on like one that was never exported")
+@check(
+    id="V.export-disturbs-nothing",
+    family="V",
+    clause="D2: export reads",
+    level="smoke",
+    needs=("prefill", "decode", "cache_export"),
+    requirement=("D2",),
+    expectation="two exports are equal, and the session goes on like one that was never exported",
+)
 def test_export_disturbs_nothing(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     asked, left = filled(subject, ids[:40]), filled(subject, ids[:40])
@@ -189,10 +235,16 @@ def after_chunks(subject: Subject, ids: list[int], _other: list[int]) -> int:
 HISTORIES = {"decode": after_decoding, "truncate": after_truncation, "fork": after_forking, "chunks": after_chunks}
 
 
-@check(id="V.any-history", family="V", clause="D2: a cache is of its tokens, whatever the way to them", level="smoke",
-       needs=("prefill", "decode", "truncate", "fork", "cache_export"), requirement=("D2",),
-       motive="https://github.com/vllm-project/vllm/issues/52234",
-       expectation="after decoding, truncation, a fork or chunks the cache is the oracle's of exactly those tokens")
+@check(
+    id="V.any-history",
+    family="V",
+    clause="D2: a cache is of its tokens, whatever the way to them",
+    level="smoke",
+    needs=("prefill", "decode", "truncate", "fork", "cache_export"),
+    requirement=("D2",),
+    motive="https://github.com/vllm-project/vllm/issues/52234",
+    expectation="after decoding, truncation, a fork or chunks the cache is the oracle's of exactly those tokens",
+)
 @pytest.mark.parametrize("history", HISTORIES)
 def test_any_history(case: Case, subject: Subject, oracle: Oracle, model_path: Path, history: str) -> None:
     ids, other = (cut(model_path, case.rng(name), COUNT) for name in ("ids", "other"))
@@ -203,9 +255,15 @@ def test_any_history(case: Case, subject: Subject, oracle: Oracle, model_path: P
     close_to_oracle(case, subject, cache, truth_of(oracle, subject, ids))
 
 
-@check(id="V.layer-ranges", family="V", clause="D1: a cache names the layers it holds", level="smoke",
-       needs=("prefill", "layer_range", "cache_export", "cache_import"), requirement=("D1", "D2"),
-       expectation="a stage exports its own layers, imports them again, and refuses those of another stage")
+@check(
+    id="V.layer-ranges",
+    family="V",
+    clause="D1: a cache names the layers it holds",
+    level="smoke",
+    needs=("prefill", "layer_range", "cache_export", "cache_import"),
+    requirement=("D1", "D2"),
+    expectation="a stage exports its own layers, imports them again, and refuses those of another stage",
+)
 def test_layer_ranges(case: Case, subject: Subject, oracle: Oracle, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     layers = subject.model.config.layer_count
@@ -220,8 +278,11 @@ def test_layer_ranges(case: Case, subject: Subject, oracle: Oracle, model_path: 
     files: list[bytes] = []
     for session, first, stop in ((front, 0, middle), (back, middle, layers)):
         data, cache = exported(subject, session)
-        case.exact(f"layers of [{first}, {stop})", [cache.descriptor.layer_first, cache.descriptor.layer_count],
-                   [first, stop - first])
+        case.exact(
+            f"layers of [{first}, {stop})",
+            [cache.descriptor.layer_first, cache.descriptor.layer_count],
+            [first, stop - first],
+        )
         close_to_oracle(case, subject, cache, truth.layers(first, stop), f"[{first}, {stop})")
         imported = subject.import_cache(data, ids, first, stop)
         case.exact(f"again [{first}, {stop})", exported(subject, imported.session)[0], data)
@@ -232,10 +293,16 @@ def test_layer_ranges(case: Case, subject: Subject, oracle: Oracle, model_path: 
     case.refuses(lambda: subject.import_cache(files[0], ids), "zg/cache/layer-range")
 
 
-@check(id="V.empty-session-refused", family="V", clause="D1: a cache holds tokens", level="smoke",
-       needs=("cache_export", "cache_import"), requirement=("D1",),
-       motive="whole empty caches were saved and restored: https://github.com/ggml-org/llama.cpp/issues/19466",
-       expectation="exporting an empty session and importing for no tokens are refused")
+@check(
+    id="V.empty-session-refused",
+    family="V",
+    clause="D1: a cache holds tokens",
+    level="smoke",
+    needs=("cache_export", "cache_import"),
+    requirement=("D1",),
+    motive="whole empty caches were saved and restored: https://github.com/ggml-org/llama.cpp/issues/19466",
+    expectation="exporting an empty session and importing for no tokens are refused",
+)
 def test_empty_session(case: Case, subject: Subject, model_path: Path) -> None:
     session = subject.open()
     case.refuses(lambda: subject.export_cache(session), field="session")
@@ -247,10 +314,16 @@ def test_empty_session(case: Case, subject: Subject, model_path: Path) -> None:
     case.refuses(lambda: subject.import_cache(data, []), field="position_count")
 
 
-@check(id="V.wrong-field-refused", family="V", clause="A5: each field of the descriptor has a vector that is refused by name",
-       level="smoke", needs=("prefill", "decode", "cache_export", "cache_import"), requirement=("A5", "D3"),
-       motive="https://github.com/ai-dynamo/dynamo/issues/11543",
-       expectation="caches that are wrong in one field each are refused by that field; open sessions stay as they were")
+@check(
+    id="V.wrong-field-refused",
+    family="V",
+    clause="A5: each field of the descriptor has a vector that is refused by name",
+    level="smoke",
+    needs=("prefill", "decode", "cache_export", "cache_import"),
+    requirement=("A5", "D3"),
+    motive="https://github.com/ai-dynamo/dynamo/issues/11543",
+    expectation="caches that are wrong in one field each are refused by that field; open sessions stay as they were",
+)
 def test_wrong_field_refused(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     session = filled(subject, ids)
@@ -261,10 +334,16 @@ def test_wrong_field_refused(case: Case, subject: Subject, model_path: Path) -> 
             refused(case, subject, vector, ids)
 
 
-@check(id="V.padding-never-read", family="V", clause="D1: rows past position_count are never read", level="smoke",
-       needs=("prefill", "decode", "cache_export", "cache_import"), requirement=("D1",),
-       motive="MLX keeps and saves 256 rows at a time (research note, feasibility §4.1)",
-       expectation="a cache with rows of NaN behind its valid rows continues bit for bit like the one without")
+@check(
+    id="V.padding-never-read",
+    family="V",
+    clause="D1: rows past position_count are never read",
+    level="smoke",
+    needs=("prefill", "decode", "cache_export", "cache_import"),
+    requirement=("D1",),
+    motive="MLX keeps and saves 256 rows at a time (research note, feasibility §4.1)",
+    expectation="a cache with rows of NaN behind its valid rows continues bit for bit like the one without",
+)
 def test_padding_never_read(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     session = filled(subject, ids[:40])
@@ -278,9 +357,15 @@ def test_padding_never_read(case: Case, subject: Subject, model_path: Path) -> N
         subject.close(number)
 
 
-@check(id="V.harmless-extension-kept", family="V", clause="A5: an unknown extension that is not critical is no reason to refuse",
-       level="smoke", needs=("prefill", "cache_export", "cache_import"), requirement=("A5",),
-       expectation="the cache is imported, and its numbers are those without the extension")
+@check(
+    id="V.harmless-extension-kept",
+    family="V",
+    clause="A5: an unknown extension that is not critical is no reason to refuse",
+    level="smoke",
+    needs=("prefill", "cache_export", "cache_import"),
+    requirement=("A5",),
+    expectation="the cache is imported, and its numbers are those without the extension",
+)
 def test_harmless_extension(case: Case, subject: Subject, model_path: Path) -> None:
     ids = cut(model_path, case.rng("ids"), COUNT)
     session = filled(subject, ids)
@@ -299,24 +384,34 @@ def hadamard_trap(case: Case, name: str, cache: KVCache, truth: OracleCache) -> 
     form, found = cache.descriptor.form, numbers(cache)
     if not (form.k.hadamard or form.v.hadamard):
         return
-    blind = msgspec.structs.replace(form, k=msgspec.structs.replace(form.k, hadamard=0),
-                                    v=msgspec.structs.replace(form.v, hadamard=0))
+    blind = msgspec.structs.replace(
+        form, k=msgspec.structs.replace(form.k, hadamard=0), v=msgspec.structs.replace(form.v, hadamard=0)
+    )
     naive = KVCache(msgspec.structs.replace(cache.descriptor, form=blind), cache.k, cache.v)
     taken, left = row_distance(found, truth)[0], row_distance(numbers(naive), truth)[0]
     case.measured("worst row with the rotation taken off", taken, "relative L2")
     case.measured("worst row with the rotation left in", left, "relative L2")
-    case.finding("hadamard-rotated-quantised-cache", "trap",
-                 f"{case.subject_name} stores quantised K and V rotated by Walsh-Hadamard blocks of {form.k.hadamard} and "
-                 f"{form.v.hadamard}; its state blob does not say so",
-                 f"on {name} the worst row is {taken:.1e} from the oracle with the rotation taken off, {left:.1e} with it left in",
-                 "the adapter declares the blocks in the cache's form, and every conversion takes them off")
+    case.finding(
+        "hadamard-rotated-quantised-cache",
+        "trap",
+        f"{case.subject_name} stores quantised K and V rotated by Hadamard blocks of {form.k.hadamard} and "
+        f"{form.v.hadamard}; its state blob does not say so",
+        f"on {name} the worst row is {taken:.1e} from the oracle, {left:.1e} if the rotation is left in",
+        "the adapter declares the blocks in the cache's form, and every conversion takes them off",
+    )
 
 
-@check(id="V.geometry", family="V", clause="D1, D2: the same on every shape", level="smoke",
-       needs=("prefill", "cache_export", "cache_import"), requirement=("D1", "D2"),
-       motive="https://github.com/ggml-org/llama.cpp/issues/21125",
-       expectation="on heads of 64, 80 and 128, one and two KV heads, other bases and scalings, biases and norms the cache "
-                   "is the oracle's, and a round trip keeps its digests")
+@check(
+    id="V.geometry",
+    family="V",
+    clause="D1, D2: the same on every shape",
+    level="smoke",
+    needs=("prefill", "cache_export", "cache_import"),
+    requirement=("D1", "D2"),
+    motive="https://github.com/ggml-org/llama.cpp/issues/21125",
+    expectation="on heads of 64, 80, 128, one and two KV heads, other bases, scalings, biases and norms the cache "
+    "is the oracle's, and a round trip keeps its digests",
+)
 @pytest.mark.parametrize("geometry", CHOICES)
 def test_geometry(case: Case, subject: Subject, start: Start, geometry: Geometry, geometry_dir: Path) -> None:
     if geometry.family not in subject.describe().families:

@@ -1,4 +1,4 @@
-"""Mixed-engine pipelines, in family X: the layers of one model over two and three engines equal solo within a bound (F8)."""
+"""Mixed-engine pipelines, in family X: one model's layers over two and three engines equal solo in a bound (F8)."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,11 @@ from zeitgeist.host.workers import Worker
 
 NEEDS = ("prefill", "decode", "layer_range", "cache_export")
 NEEDS_PEERS = "no peers were given: --zg-peers names the engines to share layers with"
-CUTS = (pytest.param("middle", id="middle"), pytest.param("first", id="after-the-first", marks=at_level("standard")),
-        pytest.param("last", id="before-the-last", marks=at_level("full")))
+CUTS = (
+    pytest.param("middle", id="middle"),
+    pytest.param("first", id="after-the-first", marks=at_level("standard")),
+    pytest.param("last", id="before-the-last", marks=at_level("full")),
+)
 Stations = Callable[[str, Worker], Station]
 
 
@@ -35,9 +38,16 @@ def judge(case: Case, members: list[Station], cuts: tuple[int, ...]) -> None:
     case.seal(f"{name}: logits", piped.rows)
 
 
-@check(id="X.split-is-solo", family="X", clause="F8: stages of one backend are bitwise solo", level="smoke", needs=NEEDS,
-       requirement=("F8",), motive="llama.cpp drops rows of a last layer that asks for no logits (feasibility §5)",
-       expectation="two stages of the subject give the bits that it gives with all layers")
+@check(
+    id="X.split-is-solo",
+    family="X",
+    clause="F8: stages of one backend are bitwise solo",
+    level="smoke",
+    needs=NEEDS,
+    requirement=("F8",),
+    motive="llama.cpp drops rows of a last layer that asks for no logits (feasibility §5)",
+    expectation="two stages of the subject give the bits that it gives with all layers",
+)
 @pytest.mark.parametrize("where", CUTS)
 def test_split_is_solo(case: Case, subject: Subject, stations: Stations, where: str) -> None:
     own, layers = stations(case.subject_name, subject), subject.model.config.layer_count
@@ -53,9 +63,16 @@ def test_split_is_solo(case: Case, subject: Subject, stations: Stations, where: 
     case.non_strict(f"stages of one backend SHOULD be bitwise solo; they are {far:.1e} apart")
 
 
-@check(id="X.pipeline-of-two", family="X", clause="F8, D4: a mixed pipeline stays within the fidelity bound", level="smoke",
-       needs=NEEDS, requirement=("F8",), motive="https://github.com/exo-explore/exo/issues/1370",
-       expectation="96 prefilled and 16 decoded rows are the oracle's, in both orders, and near to either engine alone")
+@check(
+    id="X.pipeline-of-two",
+    family="X",
+    clause="F8, D4: a mixed pipeline stays within the fidelity bound",
+    level="smoke",
+    needs=NEEDS,
+    requirement=("F8",),
+    motive="https://github.com/exo-explore/exo/issues/1370",
+    expectation="96 prefilled and 16 decoded rows are the oracle's, in both orders, and near to either engine alone",
+)
 @pytest.mark.parametrize("where", CUTS)
 def test_pipeline_of_two(case: Case, subject: Subject, peers: Peers, stations: Stations, peer: str, where: str) -> None:
     if not peer:
@@ -67,8 +84,14 @@ def test_pipeline_of_two(case: Case, subject: Subject, peers: Peers, stations: S
     judge(case, [other, own], cuts)
 
 
-@check(id="X.pipeline-of-three", family="X", clause="F8: three engines share the layers of one model", needs=NEEDS,
-       requirement=("F8",), expectation="the subject as first, middle and last of three different engines")
+@check(
+    id="X.pipeline-of-three",
+    family="X",
+    clause="F8: three engines share the layers of one model",
+    needs=NEEDS,
+    requirement=("F8",),
+    expectation="the subject as first, middle and last of three different engines",
+)
 def test_pipeline_of_three(case: Case, subject: Subject, peers: Peers, stations: Stations) -> None:
     engines = {case.subject_name.partition(":")[0]}
     chosen: list[str] = []
@@ -78,7 +101,9 @@ def test_pipeline_of_three(case: Case, subject: Subject, peers: Peers, stations:
             engines.add(name.partition(":")[0])
     layers = subject.model.config.layer_count
     if len(chosen) < 2 or layers < 3:
-        case.skip(f"three engines and three layers are needed; peers {', '.join(peers.names) or 'none'}, {layers} layers")
+        case.skip(
+            f"three engines and three layers are needed; peers {', '.join(peers.names) or 'none'}, {layers} layers"
+        )
     own = stations(case.subject_name, subject)
     first, second = (stations(name, peers[name]) for name in chosen)
     for members in ([own, first, second], [second, own, first], [first, second, own]):
