@@ -155,7 +155,7 @@ def test_a_failing_matrix_cell_leads_to_its_command(browser: Browser, report: Pa
     cell = page.locator("#matrix td.bad a")
     assert cell.count() == 1 and "FAIL" in cell.inner_text()
     cell.click()
-    line = page.locator("details.exchange[open] .cmd")
+    line = page.locator("details.exchange[open] .cmd")  # one exchange is open: the one that was clicked
     line.locator("button.copy").click()
     assert "--subjects reference,torch" in line.inner_text()
     line.locator("button.done").wait_for()
