@@ -94,8 +94,19 @@ def compiler(variable: str) -> str:
 def fetch(work: Path) -> Path:
     """Download the sdist, check its digest, unpack it; the folder of llama.cpp's sources."""
     print(f"llama.cpp: fetching {SDIST} (77 MB)", flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python",
-               "--dest", str(work), f"llama-cpp-python=={SDIST_VERSION}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "--dest",
+        str(work),
+        f"llama-cpp-python=={SDIST_VERSION}",
+    ]
     if subprocess.run(command, check=False).returncode:
         raise BuildFailed("pip could not download the sdist; is the network there? (its message is above)")
     archive = work / f"{SDIST}.tar.gz"
@@ -182,7 +193,10 @@ def collect(binaries: Path, lib: Path, compilers: dict[str, str]) -> None:
         shutil.copy2(path, lib / path.name, follow_symlinks=False)
     version = subprocess.run([compilers["CXX"], "--version"], check=False, capture_output=True, text=True).stdout
     stamp = {
-        "sdist": f"{SDIST}.tar.gz", "sha256": SDIST_SHA256, "flags": list(CMAKE_FLAGS), "targets": list(TARGETS),
+        "sdist": f"{SDIST}.tar.gz",
+        "sha256": SDIST_SHA256,
+        "flags": list(CMAKE_FLAGS),
+        "targets": list(TARGETS),
         "compiler": version.split("\n")[0],
         "libraries": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found if not p.is_symlink()},
     }

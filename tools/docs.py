@@ -84,11 +84,11 @@ def type_name(kind: object) -> str:
 
 def checks() -> str:
     """Every certification check: clause, level, what it needs, motive (W1)."""
-    from certify.registry import all_checks
+    from certify.registry import load_checks
 
     rows = [
         [f"`{c.id}`", c.family, c.clause, c.level, ", ".join(c.needs) or "–", c.expectation, c.motive or "–"]
-        for c in sorted(all_checks(), key=lambda c: (c.family, c.id))
+        for c in load_checks().values()
     ]
     return header("Checks", "certify/checks") + table(
         ["check", "family", "clause", "level", "needs", "expectation", "motive"], rows
@@ -105,10 +105,9 @@ def limits() -> str:
 
 def tolerances() -> str:
     """Every tolerance of the standard profile with its source (W1)."""
-    from certify.profile import standard
+    from certify.profile import load_profile
 
-    profile = standard()
-    rows = [[f"`{t.key}`", str(t.value), t.unit, t.source] for t in profile.tolerances]
+    rows = [[f"`{key}`", f"{t.value:g}", t.unit, t.source] for key, t in load_profile().tolerances.items()]
     return header("Tolerances", "certify/profiles/standard.toml") + table(["key", "value", "unit", "source"], rows)
 
 

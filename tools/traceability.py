@@ -64,7 +64,8 @@ def tests(table: dict[str, Row]) -> None:
     ]:
         relative = path.relative_to(ROOT)
         tree = ast.parse(path.read_text())
-        for node in tree.body:
+        nested = [member for node in tree.body if isinstance(node, ast.ClassDef) for member in node.body]
+        for node in [*tree.body, *nested]:
             sources: list[ast.expr] = []
             name = ""
             if isinstance(node, ast.FunctionDef):
@@ -95,7 +96,7 @@ def named_ids(node: ast.expr) -> set[str]:
 def code(table: dict[str, Row]) -> None:
     """Ids named in the text of product and suite modules."""
     named: dict[str, list[str]] = defaultdict(list)
-    for package in ("zeitgeist", "certify", "docs/examples"):
+    for package in ("zeitgeist", "certify", "docs/examples", "tools"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if "checks" in path.parts:
                 continue

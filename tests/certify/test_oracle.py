@@ -1,5 +1,6 @@
 """The oracle is judged here: by transformers in float64, by its own golden logits, by what it must refuse."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def tiny():
 
 def transformers_float64(model, ids, monkeypatch):
     """Logits of transformers' own eager code with every float32 inside it made float64, rotary tables included."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="eager")
     with monkeypatch.context() as patch, torch.no_grad():
         for name in ("float32", "float"):
@@ -109,7 +110,7 @@ def test_theta_can_be_replaced_for_diagnosis(name, model_of, tmp_path):
     ("f32", 1e-7), ("f16", 5e-2), ("q8_0", 1.0), ("mlx-32", 1e-12), ("mlx-8", 1.0)])
 def test_other_forms_of_a_model_are_read_as_the_same_model(form, bound, tiny, tmp_path):
     """GGUF holds eps as float32 (1e-7); F16 and 8-bit weights cost what was measured, 9e-3 and 0.28, with head room."""
-    models, gguf, mlx = (pytest.importorskip(f"zeitgeist.models.{m}") for m in ("bundle", "to_gguf", "to_mlx"))
+    models, gguf, mlx = (importlib.import_module(f"zeitgeist.models.{m}") for m in ("bundle", "to_gguf", "to_mlx"))
     bundle = models.open_bundle(ZG_TINY)
     path = mlx.write_mlx(bundle, tmp_path / form, int(form[4:])) if form.startswith("mlx") else gguf.write_gguf(
         bundle, tmp_path / f"{form}.gguf", form)
@@ -128,7 +129,7 @@ def test_a_rounded_cache_costs_its_band(kind, low, high, tiny):
 
 def test_rounding_is_that_of_ggml():
     """Against the gguf package's quantisers on random blocks; q8_0 may differ by one step where x / d is a tie."""
-    gguf = pytest.importorskip("gguf")
+    gguf = importlib.import_module("gguf")
     rows = np.random.default_rng(1).standard_normal((50, 128)).astype(np.float32)
     for kind, name in (("ggml_q8_0", "Q8_0"), ("ggml_q4_0", "Q4_0")):
         type_ = gguf.GGMLQuantizationType[name]
@@ -136,7 +137,7 @@ def test_rounding_is_that_of_ggml():
         assert np.abs(rounding(kind, "")(rows.astype(np.float64)) - expected).max() < 1e-6
     assert not rounding("ggml_q8_0", "")(np.zeros((1, 32))).any()
     rows = np.append(rows.ravel(), np.float32([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0])).reshape(1, -1)
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ml_dtypes = importlib.import_module("ml_dtypes")
     expected = rows.astype(ml_dtypes.bfloat16).astype(np.float64)
     assert np.array_equal(rounding("bf16", "")(rows.astype(np.float64)), expected)
 

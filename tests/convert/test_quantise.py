@@ -1,5 +1,6 @@
 """ggml blocks against the gguf package, MLX groups against mlx, and repacking between them, all bit for bit (C4)."""
 
+import importlib
 import warnings
 
 import numpy as np
@@ -20,7 +21,7 @@ from zeitgeist.convert.quantise import (
 )
 from zeitgeist.core.errors import ZeitgeistError
 
-gguf = pytest.importorskip("gguf")
+gguf = importlib.import_module("gguf")
 
 QTYPE = {name: gguf.GGMLQuantizationType[name.removeprefix("ggml_").upper()] for name in BLOCKS}
 
@@ -103,7 +104,7 @@ def test_a_value_beyond_the_scale_and_a_ragged_row_are_refused() -> None:
 @pytest.mark.parametrize("bit_count", [4, 8])
 def test_affine_groups_equal_what_mlx_stores(bit_count: int, group_size: int) -> None:
     """Codes, scales and biases of mx.quantize, bit for bit, also on adversarial rows (C4)."""
-    mx = pytest.importorskip("mlx.core")
+    mx = importlib.import_module("mlx.core")
     rng = np.random.default_rng(2)
     special = np.concatenate([adversarial()] * 4, axis=1)
     data = np.concatenate([special, rng.standard_normal((100, 128)), rng.standard_normal((100, 128)) * 300 + 40])
@@ -120,7 +121,7 @@ def test_affine_groups_equal_what_mlx_stores(bit_count: int, group_size: int) ->
 @pytest.mark.parametrize("name", BLOCKS)
 def test_repacked_ggml_rows_hold_the_same_numbers_for_mlx(name: str) -> None:
     """ggml → MLX → ggml gives the bytes back; mlx's own dequantize of it gives gguf's values bitwise (C4)."""
-    mx = pytest.importorskip("mlx.core")
+    mx = importlib.import_module("mlx.core")
     rows = quantise(np.random.default_rng(3).standard_normal((64, 128)).astype(np.float32), name)
     groups = affine_from_ggml(rows, name)
     assert np.array_equal(ggml_from_affine(groups, name), rows)
@@ -136,7 +137,7 @@ def test_repacked_ggml_rows_hold_the_same_numbers_for_mlx(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_repacking_equals_what_mlx_makes_of_a_gguf_file(name: str, tmp_path) -> None:
     """mx.load of a GGUF with one tensor: the same three arrays as affine_from_ggml (C4)."""
-    mx = pytest.importorskip("mlx.core")
+    mx = importlib.import_module("mlx.core")
     rows = quantise(np.random.default_rng(4).standard_normal((8, 64)).astype(np.float32), name)
     writer = gguf.GGUFWriter(tmp_path / "one.gguf", "llama")
     writer.add_tensor("x.weight", rows, raw_dtype=QTYPE[name])

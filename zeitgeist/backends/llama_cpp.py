@@ -1,4 +1,4 @@
-"""llama.cpp through its C API: our own build (batch-invariant) or the prebuilt wheel, CPU, one thread.
+"""llama.cpp through its C API (I4): our own build (batch-invariant) or the prebuilt wheel, CPU, one thread.
 
 What it works around: stock builds are neither batch- nor chunk-invariant (ours leaves llamafile's sgemm out); flash
 attention lowers an F32 cache to F16 precision (off by default); quantised caches of heads that 64 divides are stored

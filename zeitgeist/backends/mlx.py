@@ -1,4 +1,4 @@
-"""MLX with mlx-lm: Apple's array engine, here on its CPU build as well.
+"""MLX with mlx-lm (I5): Apple's array engine, here on its CPU build as well.
 
 Options: `dtype` f32 (default) | f16 | bf16: parameters, arithmetic and cache (weights are cast after loading: mlx-lm
 by itself computes in whatever the file holds); `device` cpu (default) | gpu (Metal); `config` corrected (default) |

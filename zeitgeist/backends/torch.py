@@ -1,4 +1,4 @@
-"""torch with Hugging Face transformers: the engine most models are published for.
+"""torch with Hugging Face transformers (I3): the engine most models are published for.
 
 Options: `dtype` f32 (default) | f16 | bf16: weights, arithmetic and cache; `device` cpu (default) | cuda | mps;
 `attention` sdpa (default) | eager; `threads` 1 (default) … 64. The first value is what the claims were measured with.

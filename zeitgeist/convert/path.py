@@ -1,4 +1,4 @@
-"""The way from one cache form to another: steps with their prices, the cheapest chain, and its execution (C4, D3).
+"""The way from one cache form to another: steps with their prices, the cheapest chain, and its execution (C4, C5, D3).
 
 A side (K or V) is in a state: element, Hadamard block, pairing. Each step changes one of the three. The chain with
 the least expected loss wins, then the one that moves fewest bytes. Law: the price is stated before the first byte
