@@ -4,21 +4,17 @@ Pictures are kept under the base directory of pytest's temporary files, for peop
 """
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from certify.report.page import page as render
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
 SIZES = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 
 CONTRAST = """() => {
@@ -57,19 +53,15 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+TOOL = load(ROOT / "tools" / "report_picture.py")
 PLANTED = load(ROOT / "tests" / "certify" / "planted_campaign.py")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium of this machine, else Playwright's own; without one the tests fail and say what to install."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    flags = [*FLAGS, "--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else FLAGS
     with sync_playwright() as playwright:
-        try:
-            made = playwright.chromium.launch(executable_path=found, args=flags)
-        except Error as error:
-            pytest.fail(f"no browser: `apt-get install chromium` or `playwright install chromium`\n{error}")
+        made = TOOL.launch(playwright)
         yield made
         made.close()
 
