@@ -8,6 +8,7 @@ Imports are late, so that `verify` needs no engine, no array library and under a
 import argparse
 import datetime
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,14 +25,22 @@ EXIT_CODES = {0: "met", 1: "not met", 2: "usage", 3: "harness failure", 4: "subj
 USAGE = (
     "zg/certify/usage",
     "zg/certify/unknown",
-    "zg/certify/no-model",
     "zg/certify/out-dir",
     "zg/certify/busy",
     "zg/certify/bad-profile",
     "zg/certify/bad-key",
     "zg/backend/unknown",
 )
-HARNESS = ("zg/certify/harness", "zg/certify/no-space", "zg/certify/foreign-package", "zg/worker/start")
+HARNESS = (
+    "zg/certify/harness",
+    "zg/certify/no-space",
+    "zg/certify/foreign-package",
+    "zg/certify/not-installed",
+    "zg/worker/start",
+)
+OWN_EXTRA = ("cryptography", "gguf", "jinja2", "pytest", "rich", "xdist")
+"""What the extra `certify` brings; one that is missing is a mistake of the installation, any other module our bug."""
+
 NOT_MET = (
     "zg/certify/tampered",
     "zg/certify/expired",
@@ -169,29 +178,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch(args)
     except ZeitgeistError as error:
-        code = exit_code(error)
-        if args.json:
-            print(
-                json.dumps(
-                    {
-                        "error": {
-                            "id": error.id,
-                            "field": error.field,
-                            "detail": error.detail,
-                            "remedy": error.spec.remedy,
-                        },
-                        "exit": code,
-                    }
-                )
-            )
-        print(f"zg-certify: {error}\n  what to do: {error.spec.remedy}", file=sys.stderr)
-        return code
+        return refuse(error, args.json)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OWN_EXTRA:
+            traceback.print_exc()
+            return 3
+        detail = f"{error.name} is missing: pip install 'zeitgeist[certify]'"
+        return refuse(ZeitgeistError("zg/certify/not-installed", detail, "environment"), args.json)
+    except BrokenPipeError:  # `zg-certify list | head`: nobody reads on; as the shell has it for a killed writer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("zg-certify: interrupted", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 - Python's own exit code for a bug is 1, which here says "not met"
         traceback.print_exc()
         return 3
+
+
+def refuse(error: ZeitgeistError, as_json: bool) -> int:
+    """Say what is wrong and what to do, as JSON too when that was asked for; the exit code."""
+    code, remedy = exit_code(error), error.spec.remedy
+    if as_json:
+        told = {"id": error.id, "field": error.field, "detail": error.detail, "remedy": remedy}
+        print(json.dumps({"error": told, "exit": code}))
+    print(f"zg-certify: {error}\n  what to do: {remedy}", file=sys.stderr)
+    return code
 
 
 def dispatch(args: argparse.Namespace) -> int:

@@ -17,8 +17,9 @@ from certify.profile import STANDARD, load_profile
 from certify.records import read_records
 from certify.registry import CHECKS, FAMILIES, load_checks
 from certify.replay import compare, why_not_exact
-from certify.results import writing
+from certify.results import holding, subject_dir, writing
 from certify.run import (
+    Preflight,
     RunRequest,
     RunResult,
     default_model,
@@ -89,6 +90,12 @@ def run(args: argparse.Namespace) -> int:
     seen = [preflight(request) for request in asked]
     if args.require:
         meets(certificate.grade({}, (), certificate.claims_of(seen[0].backend), load_profile()), args.require)
+    with holding(args.out):
+        return run_all(args, asked, seen)
+
+
+def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Preflight]) -> int:
+    """Check, grade, sign, report; the directory is ours until it returns."""
     results: list[RunResult] = []
     for request, one in zip(asked, seen, strict=True):
         with progress_of(request.subject) as progress:
@@ -232,6 +239,10 @@ def replay(args: argparse.Namespace) -> int:
     old = read_records(beside)
     predicate = certificate.verify(data, load_profile(), datetime.date.today(), None, old).predicate
     stated = predicate.run
+    if args.out and subject_dir(args.out, stated.subject).resolve() == args.certificate.resolve().parent:
+        raise LocalProtocolError(
+            "zg/certify/out-dir", f"{args.out} holds the certificate that is replayed; it would be written over", "out"
+        )
     with nullcontext(args.out) if args.out else tempfile.TemporaryDirectory(prefix="zg-replay-") as out:
         request = RunRequest(
             subject=stated.subject,
@@ -247,7 +258,7 @@ def replay(args: argparse.Namespace) -> int:
             raise LocalProtocolError(
                 "zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model"
             )
-        with progress_of(f"replay {request.subject}") as progress:
+        with holding(request.out), progress_of(f"replay {request.subject}") as progress:
             result = run_checks(request, seen, progress)
     reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest())
     found = compare(old, result.records, reasons)

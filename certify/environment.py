@@ -85,8 +85,11 @@ def observe() -> Environment:
 
 
 def suite_digest(root: Path | None = None) -> str:
-    """SHA-256 over path and content of every source file of this suite, in order of path: of a checkout and of the wheel
-    made from it the same, so the model that travels in the wheel is left out; a certificate binds it by its own digest."""
+    """SHA-256 over path and content of every source file of this suite, in order of path.
+
+    The same for a checkout and for the wheel made from it, so the model that travels in the wheel is left out; a
+    certificate binds it by its own digest.
+    """
     root = root or Path(__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*")):

@@ -5,6 +5,7 @@ Law: whether the directory can be written is found out before an engine is start
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -13,10 +14,17 @@ from pathlib import Path
 
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 
-__all__ = ["ROOM_BYTES", "cache_dir", "make_out", "subject_dir", "writing"]
+__all__ = ["FULL", "LOCK", "ROOM_BYTES", "cache_dir", "holding", "make_out", "subject_dir", "writing"]
 
 ROOM_BYTES = 20 << 20
 """20 MiB: note §4 sets that as the size of a standard run's evidence."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room: of the disk, of the user, of the process (a limit set in the shell)."""
+
+LOCK = ".lock"
+"""A file of its own: a directory cannot be locked on every network file system. It stays; removing it would race."""
 
 
 def subject_dir(out: Path, subject: str) -> Path:
@@ -45,7 +53,7 @@ def make_out(out: Path) -> None:
 
 def refused(out: Path, error: OSError) -> ZeitgeistError:
     """A full disk, or a directory that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return ZeitgeistError("zg/certify/no-space", f"{out}: {error.strerror}", "out")
     return LocalProtocolError("zg/certify/out-dir", f"{out}: {error.strerror or error}", "out")
 
@@ -57,3 +65,19 @@ def writing(out: Path) -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise refused(out, error) from error
+
+
+@contextlib.contextmanager
+def holding(out: Path) -> Generator[None, None, None]:
+    """out belongs to this run until it ends, however it ends. A second run at once is refused (`zg/certify/busy`)."""
+    with writing(out):
+        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with writing(out):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LocalProtocolError("zg/certify/busy", f"another run is writing into {out}", "out") from None
+        yield
+    finally:
+        os.close(descriptor)

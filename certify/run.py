@@ -25,7 +25,7 @@ from certify.environment import observe, suite_digest
 from certify.levels import Grade, claims_of, exchanges_of, grade
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
-from certify.results import cache_dir, make_out, subject_dir, writing
+from certify.results import FULL, cache_dir, make_out, subject_dir, writing
 from certify.verdict import CaseRecord, Finding, KillScore, MatrixCell, count_verdicts
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
@@ -246,8 +246,9 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
     if code not in (0, 1) or not path.is_file():
         log.seek(0)
         tail = log.read().decode(errors="replace").strip()[-3000:]
-        if "No space left" in tail:
-            raise ZeitgeistError("zg/certify/no-space", f"{request.folder}: no space left on device", "out")
+        full = next((os.strerror(number) for number in FULL if os.strerror(number) in tail), "")
+        if full:
+            raise ZeitgeistError("zg/certify/no-space", f"{request.folder}: {full}", "out")
         if code == 5:
             raise LocalProtocolError("zg/certify/unknown", "no check is left to run at this level", "check")
         raise ZeitgeistError("zg/certify/harness", f"pytest ended with {code}:\n{tail}", request.subject)

@@ -114,7 +114,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 MISTAKES = {
-    "no such model": (["run", "--model", "/no/such/model"], 2, "model"),
+    "no such model": (["run", "--model", "/no/such/model"], 4, "model"),
     "unknown subject": (["run", "--subject", "lama_cpp"], 2, "llama_cpp"),
     "unknown variant": (["run", "--subject", "reference:gold"], 2, "reference:"),
     "unknown check": (["run", "--check", "B.gold"], 2, "zg-certify list"),

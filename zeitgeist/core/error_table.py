@@ -133,6 +133,8 @@ CERTIFY: list[Row] = [
      "name a Hugging Face directory or a GGUF file with --model"),
     ("zg/certify/no-space", "host", True, "the results cannot be written: the disk is full",
      "free some space or name another directory with --out"),
+    ("zg/certify/not-installed", "host", True, "a package that the suite itself needs is not installed",
+     "pip install 'zeitgeist[certify]'"),
     ("zg/certify/out-dir", "caller", True, "the results directory cannot be written",
      "name a directory you may write with --out"),
     ("zg/certify/suite-version", "peer", True, "the certificate is from a suite version that this one does not read",
