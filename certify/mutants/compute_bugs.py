@@ -1,4 +1,4 @@
-"""The bank's table of bugs of positions, arithmetic and batches; see `bank.py`."""
+"""The bank's table of bugs of positions, arithmetic, batches and stages; see `bank.py`."""
 
 from certify.mutants.mutant import Mutant
 
@@ -240,5 +240,29 @@ COMPUTE_BUGS: tuple[Mutant, ...] = (
         "a fork has its parent's caches",
         "https://github.com/waybarrios/vllm-mlx/issues/384",
         backend="certify.mutants.batch:fork_shares_state",
+    ),
+    Mutant(
+        "stage-hidden-f16",
+        "pipeline",
+        "X",
+        "hidden rows leave a stage through float16",
+        "",
+        backend="certify.mutants.pipeline:hidden_in_f16",
+    ),
+    Mutant(
+        "stage-hidden-normed",
+        "pipeline",
+        "X",
+        "a stage that is not the last applies the final norm",
+        "",
+        backend="certify.mutants.pipeline:hidden_normed",
+    ),
+    Mutant(
+        "stage-first-layers",
+        "pipeline",
+        "X",
+        "a later stage runs the first layers of the model",
+        "https://github.com/vllm-project/vllm-ascend/pull/15900",
+        backend="certify.mutants.pipeline:stage_runs_first_layers",
     ),
 )

@@ -11,6 +11,7 @@ GROUPS = {
     "rope": "positions",
     "attention": "arithmetic and precision",
     "batch": "sequences side by side",
+    "pipeline": "a part of the layers",
     "sampling": "what is drawn and what is said of it",
     "session": "tokenizer, sessions, limits and the process",
 }
