@@ -119,8 +119,14 @@ class Oracle:
         """Logits of ids after a whole-model cache, which is left as it is."""
         return self.run(ids, cache.copy())
 
-    def run(self, ids: Sequence[int] | None = None, cache: OracleCache | None = None, first: int = 0,
-            stop: int | None = None, hidden: F64 | None = None) -> F64:
+    def run(
+        self,
+        ids: Sequence[int] | None = None,
+        cache: OracleCache | None = None,
+        first: int = 0,
+        stop: int | None = None,
+        hidden: F64 | None = None,
+    ) -> F64:
         """Layers `[first, stop)` on ids (first = 0) or hidden rows; hidden rows, or logits when stop is the last layer.
 
         cache: that of the stage (stop - first layers, or empty); it grows by the rows.
@@ -230,14 +236,16 @@ class Oracle:
         cache.k[index] = np.concatenate([cache.k[index], key])
         cache.v[index] = np.concatenate([cache.v[index], value])
         query = self.rounded(query, self.options.query_round, keys=True)
-        mixed = [self.mix(query[row:row + QUERY_ROWS], cache.k[index], cache.v[index], start + row)
-                 for row in range(0, len(x), QUERY_ROWS)]
+        mixed = [
+            self.mix(query[row : row + QUERY_ROWS], cache.k[index], cache.v[index], start + row)
+            for row in range(0, len(x), QUERY_ROWS)
+        ]
         return self.product(np.concatenate(mixed).reshape(len(x), -1), f"{layer}.o")
 
     def mix(self, query: F64, key: F64, value: F64, start: int) -> F64:
         """Softmax-weighted values for query rows `[rows, head, head_dim]` at positions start …, like query."""
         rows, config = len(query), self.config
-        key, value = key[:start + rows], value[:start + rows]
+        key, value = key[: start + rows], value[: start + rows]
         grouped = query.reshape(rows, config.kv_head_count, -1, config.head_dim)
         by_head = grouped.transpose(1, 2, 0, 3).reshape(config.kv_head_count, -1, config.head_dim)
         scores = by_head @ key.transpose(1, 2, 0) / np.sqrt(config.head_dim)

@@ -20,25 +20,65 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 FAMILIES = ("llama", "qwen2", "qwen3")
 
-NEUTRAL = frozenset((
-    "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dtype",
-    "eos_token_id", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings",
-    "max_window_layers", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict",
-    "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
-))
+NEUTRAL = frozenset(
+    (
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "max_position_embeddings",
+        "max_window_layers",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    )
+)
 """Keys of config.json that say nothing about the numbers of a forward pass."""
 
 FIXED: Mapping[str, tuple[object, ...]] = {
-    "attention_bias": (False, None), "mlp_bias": (False, None), "hidden_act": ("silu",), "pretraining_tp": (1, None),
-    "use_sliding_window": (False, None), "partial_rotary_factor": (1, 1.0, None),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu",),
+    "pretraining_tp": (1, None),
+    "use_sliding_window": (False, None),
+    "partial_rotary_factor": (1, 1.0, None),
 }
 """Keys that change the numbers: only these values are known."""
 
-READ = frozenset((
-    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "intermediate_size", "vocab_size", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "tie_word_embeddings", "quantization", "quantization_config", "sliding_window", "layer_types",
-))
+READ = frozenset(
+    (
+        "model_type",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "vocab_size",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "tie_word_embeddings",
+        "quantization",
+        "quantization_config",
+        "sliding_window",
+        "layer_types",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +128,8 @@ def frequencies(head_dim: int, theta: float, scaling: Mapping[str, object]) -> F
     plain = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     known: dict[object, tuple[str, ...]] = {
-        "default": (), "linear": ("factor",),
+        "default": (),
+        "linear": ("factor",),
         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     }
     if kind not in known:
@@ -156,8 +197,16 @@ def read_config(config: Mapping[str, object]) -> OracleConfig:
         raise refuse("zg/oracle/bad-file", "num_key_value_heads, head_dim", (kv_heads, head_dim), "a divisor; even")
     theta, scaling = rope_of(config)
     return OracleConfig(
-        family=str(family), hidden_size=hidden, layer_count=integer(config, "num_hidden_layers"), head_count=heads,
-        kv_head_count=kv_heads, head_dim=head_dim, ffn_size=integer(config, "intermediate_size"),
-        vocab_size=integer(config, "vocab_size"), norm_eps=real(config, "rms_norm_eps"), rope_theta=theta,
-        frequencies=frequencies(head_dim, theta, scaling), tied=config.get("tie_word_embeddings") is True,
+        family=str(family),
+        hidden_size=hidden,
+        layer_count=integer(config, "num_hidden_layers"),
+        head_count=heads,
+        kv_head_count=kv_heads,
+        head_dim=head_dim,
+        ffn_size=integer(config, "intermediate_size"),
+        vocab_size=integer(config, "vocab_size"),
+        norm_eps=real(config, "rms_norm_eps"),
+        rope_theta=theta,
+        frequencies=frequencies(head_dim, theta, scaling),
+        tied=config.get("tie_word_embeddings") is True,
     )

@@ -75,6 +75,9 @@ def hadamard(x: F64, block: int) -> F64:
     while matrix.shape[0] < block:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     if matrix.shape[0] != block or x.shape[-1] % block:
-        raise LocalProtocolError("zg/oracle/bad-request", f"got {block} for rows of {x.shape[-1]}, "
-                                 "wanted a power of two that divides them", "kv_hadamard")
+        raise LocalProtocolError(
+            "zg/oracle/bad-request",
+            f"got {block} for rows of {x.shape[-1]}, wanted a power of two that divides them",
+            "kv_hadamard",
+        )
     return (x.reshape(*x.shape[:-1], -1, block) @ (matrix / np.sqrt(block))).reshape(x.shape)

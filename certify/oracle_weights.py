@@ -48,10 +48,10 @@ def read_safetensors(path: Path) -> dict[str, tuple[str, Array]]:
     if data.size < 8 or length > min(HEADER_MAX, data.size - 8):
         raise bad(path, f"{data.size} bytes with a header of {length}", "a whole SafeTensors file")
     try:
-        header = cast("dict[str, dict[str, Any]]", json.loads(bytes(data[8:8 + length])))
+        header = cast("dict[str, dict[str, Any]]", json.loads(bytes(data[8 : 8 + length])))
     except ValueError as error:
         raise bad(path, error, "a JSON header") from error
-    body, found = data[8 + length:], dict[str, tuple[str, Array]]()
+    body, found = data[8 + length :], dict[str, tuple[str, Array]]()
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -83,18 +83,24 @@ def mlx_affine(packed: Array, scales: F64, biases: F64, bits: int, group_size: i
 
 def hf_names(config: OracleConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Our name → (Hugging Face name, shape)."""
-    hidden, queries, keys = (config.hidden_size, config.head_count * config.head_dim,
-                             config.kv_head_count * config.head_dim)
+    hidden, queries, keys = (
+        config.hidden_size,
+        config.head_count * config.head_dim,
+        config.kv_head_count * config.head_dim,
+    )
     names: dict[str, tuple[str, tuple[int, ...]]] = {
-        "embed": ("model.embed_tokens.weight", (config.vocab_size, hidden)), "norm": ("model.norm.weight", (hidden,)),
+        "embed": ("model.embed_tokens.weight", (config.vocab_size, hidden)),
+        "norm": ("model.norm.weight", (hidden,)),
         "head": ("lm_head.weight", (config.vocab_size, hidden)),
     }
     for i in range(config.layer_count):
         layer: dict[str, tuple[str, tuple[int, ...]]] = {
             "attn_norm": ("input_layernorm.weight", (hidden,)),
             "ffn_norm": ("post_attention_layernorm.weight", (hidden,)),
-            "q": ("self_attn.q_proj.weight", (queries, hidden)), "k": ("self_attn.k_proj.weight", (keys, hidden)),
-            "v": ("self_attn.v_proj.weight", (keys, hidden)), "o": ("self_attn.o_proj.weight", (hidden, queries)),
+            "q": ("self_attn.q_proj.weight", (queries, hidden)),
+            "k": ("self_attn.k_proj.weight", (keys, hidden)),
+            "v": ("self_attn.v_proj.weight", (keys, hidden)),
+            "o": ("self_attn.o_proj.weight", (hidden, queries)),
             "gate": ("mlp.gate_proj.weight", (config.ffn_size, hidden)),
             "up": ("mlp.up_proj.weight", (config.ffn_size, hidden)),
             "down": ("mlp.down_proj.weight", (hidden, config.ffn_size)),
@@ -108,8 +114,12 @@ def hf_names(config: OracleConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     return names
 
 
-def take(config: OracleConfig, present: set[str], names: Mapping[str, tuple[str, tuple[int, ...]]],
-         read: Callable[[str], Matrix]) -> dict[str, Matrix]:
+def take(
+    config: OracleConfig,
+    present: set[str],
+    names: Mapping[str, tuple[str, tuple[int, ...]]],
+    read: Callable[[str], Matrix],
+) -> dict[str, Matrix]:
     """All tensors of the model in our names; a missing one, another shape or one left over is refused."""
     left = set(present)
     weights: dict[str, Matrix] = {}
@@ -177,11 +187,19 @@ def read_model(path: Path) -> tuple[OracleConfig, dict[str, Matrix]]:
 
 
 GGUF_NAMES: Mapping[str, str] = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
     "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 
@@ -201,10 +219,23 @@ def gguf_config(fields: Mapping[str, object], tensors: set[str], factors: F64 | 
     if family not in FAMILIES:
         raise refuse("zg/oracle/unknown", "general.architecture", family, ", ".join(FAMILIES))
     own = {key.removeprefix(f"{family}."): value for key, value in fields.items() if key.startswith(f"{family}.")}
-    known = {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-             "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
-             "attention.layer_norm_rms_epsilon", "rope.freq_base", "vocab_size", "rope.scaling.type",
-             "rope.scaling.factor", "rope.scaling.original_context_length"}
+    known = {
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "rope.dimension_count",
+        "attention.layer_norm_rms_epsilon",
+        "rope.freq_base",
+        "vocab_size",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "rope.scaling.original_context_length",
+    }
     if extra := sorted(set(own) - known):
         raise refuse("zg/oracle/unknown", f"{family}.{extra[0]}", own[extra[0]], "a key that the oracle knows")
     heads, hidden = integer(own, "attention.head_count"), integer(own, "embedding_length")
@@ -220,12 +251,19 @@ def gguf_config(fields: Mapping[str, object], tensors: set[str], factors: F64 | 
     theta = real(own, "rope.freq_base")
     rotation = frequencies(head_dim, theta, scaling)
     return OracleConfig(
-        family=str(family), hidden_size=hidden, layer_count=integer(own, "block_count"), head_count=heads,
-        kv_head_count=integer(own, "attention.head_count_kv"), head_dim=head_dim,
-        ffn_size=integer(own, "feed_forward_length"), vocab_size=0,
-        norm_eps=real(own, "attention.layer_norm_rms_epsilon"), rope_theta=theta,
+        family=str(family),
+        hidden_size=hidden,
+        layer_count=integer(own, "block_count"),
+        head_count=heads,
+        kv_head_count=integer(own, "attention.head_count_kv"),
+        head_dim=head_dim,
+        ffn_size=integer(own, "feed_forward_length"),
+        vocab_size=0,
+        norm_eps=real(own, "attention.layer_norm_rms_epsilon"),
+        rope_theta=theta,
         frequencies=rotation if factors is None else rotation / factors,
-        tied="output.weight" not in tensors, interleaved=family == "llama",
+        tied="output.weight" not in tensors,
+        interleaved=family == "llama",
     )
 
 
@@ -240,8 +278,9 @@ def read_gguf(path: Path) -> tuple[OracleConfig, dict[str, Matrix]]:
     gguf: Any = importlib.import_module("gguf")
     try:
         reader: Any = gguf.GGUFReader(str(path))
-        fields: dict[str, object] = {key: field.contents() for key, field in reader.fields.items()
-                                     if not key.startswith("tokenizer.")}
+        fields: dict[str, object] = {
+            key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")
+        }
         entries: dict[str, Any] = {str(entry.name): entry for entry in reader.tensors}
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise bad(path, error, "a GGUF file") from error

@@ -28,8 +28,16 @@ from zeitgeist.core.formats.canonical import Record
 from zeitgeist.core.ids import Real, TokenId
 
 __all__ = [
-    "GREEDY", "SampledToken", "SamplingParams", "check_params", "distribution", "gumbel", "logprobs", "philox4x32",
-    "ranked", "sample",
+    "GREEDY",
+    "SampledToken",
+    "SamplingParams",
+    "check_params",
+    "distribution",
+    "gumbel",
+    "logprobs",
+    "philox4x32",
+    "ranked",
+    "sample",
 ]
 
 F64 = NDArray[np.float64]
@@ -111,8 +119,9 @@ def gumbel(seed: int, position: int, ids: NDArray[Any]) -> F64:
 
     The uniform has 52 bits of words 0 and 1 and lies in the middle of its cell, so that it is never 0 and never 1.
     """
-    w0, w1, _, _ = philox4x32((ids, position & 0xFFFFFFFF, position >> 32, STREAM_TOKEN),
-                              (seed & 0xFFFFFFFF, seed >> 32))
+    w0, w1, _, _ = philox4x32(
+        (ids, position & 0xFFFFFFFF, position >> 32, STREAM_TOKEN), (seed & 0xFFFFFFFF, seed >> 32)
+    )
     cell = (w0.astype(np.uint64) >> np.uint64(6) << np.uint64(26)) | (w1.astype(np.uint64) >> np.uint64(6))
     return -np.log(-np.log((cell.astype(np.float64) + 0.5) * 2.0**-52))
 

@@ -45,11 +45,17 @@ class EngineContract:
         assert distance(backend.prefill(backend.open(), PROMPT), truth) <= tolerance(truth)
 
     @pytest.mark.requirement("R3")
-    @pytest.mark.parametrize("geometry", [
-        llama_geometry.Geometry(), llama_geometry.Geometry(family="qwen2", hidden=128),
-        llama_geometry.Geometry(family="qwen3", head_dim=64), llama_geometry.Geometry(encoding="Q4_0", hidden=128),
-        llama_geometry.Geometry(divisors=np.linspace(1, 4, 16).astype(np.float32)),
-    ], ids=["llama", "qwen2", "qwen3", "q4_0", "divisors"])
+    @pytest.mark.parametrize(
+        "geometry",
+        [
+            llama_geometry.Geometry(),
+            llama_geometry.Geometry(family="qwen2", hidden=128),
+            llama_geometry.Geometry(family="qwen3", head_dim=64),
+            llama_geometry.Geometry(encoding="Q4_0", hidden=128),
+            llama_geometry.Geometry(divisors=np.linspace(1, 4, 16).astype(np.float32)),
+        ],
+        ids=["llama", "qwen2", "qwen3", "q4_0", "divisors"],
+    )
     def test_a_gguf_runs_from_its_canonical_tensors(self, geometry: llama_geometry.Geometry, tmp_path: Path):
         """Un-permuted, dequantised, rotary divisors applied; against a float64 pass over what the file holds.
 

@@ -11,15 +11,24 @@ import numpy as np
 
 from zeitgeist.models.bundle import open_bundle
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama", "head_dim": 32},
     "llama-theta": {"family": "llama", "head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
     "llama-llama3": {"family": "llama", "head_dim": 32, "rope_parameters": LLAMA3},
-    "llama-linear": {"family": "llama", "head_dim": 32,
-                     "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    "llama-linear": {
+        "family": "llama",
+        "head_dim": 32,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    },
     "llama-tied": {"family": "llama", "head_dim": 32, "tie_word_embeddings": True},
     "qwen2": {"family": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "qwen3": {"family": "qwen3", "head_dim": 64, "rope_parameters": LLAMA3},
@@ -42,9 +51,20 @@ def model(name: str) -> Any:
     torch.manual_seed(3)
     options = {**GEOMETRIES[name]}
     config = AutoConfig.for_model(
-        options.pop("family"), hidden_size=128, intermediate_size=192, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=512, max_position_embeddings=1024, rms_norm_eps=1e-5,
-        tie_word_embeddings=options.pop("tie_word_embeddings", False), bos_token_id=0, eos_token_id=1, **options)
+        options.pop("family"),
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=options.pop("tie_word_embeddings", False),
+        bos_token_id=0,
+        eos_token_id=1,
+        **options,
+    )
     made = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for key, values in made.named_parameters():
@@ -69,13 +89,21 @@ def write_tokenizer(path: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=["<|bos|>", "<|eos|>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|bos|>", "<|eos|>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator([Path(tempfile.__file__).read_text(), Path(functools.__file__).read_text()], trainer)
     # Not `save_pretrained`: it adds a template to the file, which nothing here asks for.
     tokenizer.save(str(path / "tokenizer.json"))
-    words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|eos|>",
-             "clean_up_tokenization_spaces": False}
+    words = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|eos|>",
+        "clean_up_tokenization_spaces": False,
+    }
     (path / "tokenizer_config.json").write_text(json.dumps(words))
 
 

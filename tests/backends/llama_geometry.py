@@ -42,10 +42,20 @@ class Geometry:
     def config(self) -> ModelConfig:
         scaling = "factors" if self.divisors is not None else "linear" if self.linear else "none"
         return ModelConfig(
-            family=self.family, hidden_size=self.hidden, layer_count=self.layers, head_count=self.heads,
-            kv_head_count=self.kv_heads, head_dim=self.head_dim, ffn_size=self.ffn, vocab_size=len(TOKENS),
-            norm_eps=Real("1e-05"), rope=RopeConfig(theta=Real(str(self.theta)), scaling=scaling),
-            qkv_bias=self.family == "qwen2", qk_norm=self.family == "qwen3", context_length=512)
+            family=self.family,
+            hidden_size=self.hidden,
+            layer_count=self.layers,
+            head_count=self.heads,
+            kv_head_count=self.kv_heads,
+            head_dim=self.head_dim,
+            ffn_size=self.ffn,
+            vocab_size=len(TOKENS),
+            norm_eps=Real("1e-05"),
+            rope=RopeConfig(theta=Real(str(self.theta)), scaling=scaling),
+            qkv_bias=self.family == "qwen2",
+            qk_norm=self.family == "qwen3",
+            context_length=512,
+        )
 
     def bundle(self, path: Path) -> Any:
         """Write the file; what the adapter asks of a bundle."""
@@ -102,9 +112,15 @@ def shapes(g: Geometry):
         yield "output.weight", (len(TOKENS), g.hidden), 0.5
     for i in range(g.layers):
         p = f"blk.{i}."
-        for name, out, columns in (("attn_q", q, g.hidden), ("attn_k", kv, g.hidden), ("attn_v", kv, g.hidden),
-                                   ("attn_output", g.hidden, q), ("ffn_gate", g.ffn, g.hidden),
-                                   ("ffn_up", g.ffn, g.hidden), ("ffn_down", g.hidden, g.ffn)):
+        for name, out, columns in (
+            ("attn_q", q, g.hidden),
+            ("attn_k", kv, g.hidden),
+            ("attn_v", kv, g.hidden),
+            ("attn_output", g.hidden, q),
+            ("ffn_gate", g.ffn, g.hidden),
+            ("ffn_up", g.ffn, g.hidden),
+            ("ffn_down", g.hidden, g.ffn),
+        ):
             yield p + name + ".weight", (out, columns), columns**-0.5 * (2.0 if name in ("attn_q", "attn_k") else 1.0)
             if g.family == "qwen2" and name in ("attn_q", "attn_k", "attn_v"):
                 yield p + name + ".bias", (out,), 0.3
@@ -134,8 +150,11 @@ def add(w: gguf.GGUFWriter, g: Geometry, name: str, values: np.ndarray) -> np.nd
     return back
 
 
-def forward(g: Geometry, ids: list[int], dtype: Any = np.float64,
-            ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+def forward(
+    g: Geometry,
+    ids: list[int],
+    dtype: Any = np.float64,
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Logits [row, vocab], K (rotated, half-split) and V [row, kv_head, head_dim] per layer, computed in dtype."""
     weights, n = {name: values.astype(dtype) for name, values in g.weights.items()}, len(ids)
     x = weights["token_embd.weight"][ids]
@@ -156,8 +175,10 @@ def forward(g: Geometry, ids: list[int], dtype: Any = np.float64,
     for i in range(g.layers):
         p = f"blk.{i}."
         h = norm(x, p + "attn_norm.weight")
-        q, k, v = (h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", dtype(0))
-                   for m in ("attn_q", "attn_k", "attn_v"))
+        q, k, v = (
+            h @ weights[p + m + ".weight"].T + weights.get(p + m + ".bias", dtype(0))
+            for m in ("attn_q", "attn_k", "attn_v")
+        )
         q, k, v = (a.reshape(n, -1, g.head_dim) for a in (q, k, v))
         if g.family == "qwen3":
             q, k = norm(q, p + "attn_q_norm.weight"), norm(k, p + "attn_k_norm.weight")

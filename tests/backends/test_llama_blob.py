@@ -24,10 +24,14 @@ def arrays(layout: BlobLayout, element: Any, count: int, seed: int) -> list[np.n
 def layouts(draw: Any) -> BlobLayout:
     v = draw(st.sampled_from(sorted(ELEMENTS)))
     return BlobLayout(
-        stream_count=draw(st.integers(1, 4)), v_transposed=ELEMENTS[v].block == 1 and draw(st.booleans()),
-        layer_count=draw(st.integers(1, 3)), kv_head_count=draw(st.integers(1, 3)),
+        stream_count=draw(st.integers(1, 4)),
+        v_transposed=ELEMENTS[v].block == 1 and draw(st.booleans()),
+        layer_count=draw(st.integers(1, 3)),
+        kv_head_count=draw(st.integers(1, 3)),
         head_dim=draw(st.sampled_from((32, 64, 128))),
-        k=ELEMENTS[draw(st.sampled_from(sorted(ELEMENTS)))], v=ELEMENTS[v])
+        k=ELEMENTS[draw(st.sampled_from(sorted(ELEMENTS)))],
+        v=ELEMENTS[v],
+    )
 
 
 @pytest.mark.requirement("D2")
@@ -42,8 +46,9 @@ def test_a_blob_that_we_build_reads_back_as_the_same_arrays(layout: BlobLayout, 
     assert [a.shape for a in (*got_k, *got_v)] == [a.shape for a in (*k, *v)]
 
 
-LAYOUT = BlobLayout(stream_count=2, v_transposed=True, layer_count=2, kv_head_count=2, head_dim=32,
-                    k=ELEMENTS["f32"], v=ELEMENTS["f16"])
+LAYOUT = BlobLayout(
+    stream_count=2, v_transposed=True, layer_count=2, kv_head_count=2, head_dim=32, k=ELEMENTS["f32"], v=ELEMENTS["f16"]
+)
 
 
 def sample(count: int = 3) -> bytearray:
@@ -63,12 +68,28 @@ def test_every_truncation_and_any_trailing_byte_is_refused() -> None:
 
 # offsets: magic 0, sequence 4, streams 8, cells of stream 0 12, of stream 1 16, table 20 … 56, V transposed, layers
 @pytest.mark.requirement("D2")
-@pytest.mark.parametrize(("offset", "value", "field"), [
-    (0, 1, "magic"), (8, 1, "streams"), (8, 0xFFFFFFFF, "streams"), (12, 3, "cell"), (12, 0xFFFFFFFF, "cells"),
-    (16, 0xFFFFFFFF, "cells"), (16, 2, "cells"), (16, 0, "length"), (20, 1, "positions"), (20, 0xFFFFFFFF, "positions"),
-    (24, 2, "cell sequences"), (24, 0xFFFFFFFF, "cell sequences"), (56, 0, "V transposed"), (60, 3, "layers"),
-    (64, 1, "K type"), (68, 128, "K row bytes"), (72, 1, "K row bytes"),
-])
+@pytest.mark.parametrize(
+    ("offset", "value", "field"),
+    [
+        (0, 1, "magic"),
+        (8, 1, "streams"),
+        (8, 0xFFFFFFFF, "streams"),
+        (12, 3, "cell"),
+        (12, 0xFFFFFFFF, "cells"),
+        (16, 0xFFFFFFFF, "cells"),
+        (16, 2, "cells"),
+        (16, 0, "length"),
+        (20, 1, "positions"),
+        (20, 0xFFFFFFFF, "positions"),
+        (24, 2, "cell sequences"),
+        (24, 0xFFFFFFFF, "cell sequences"),
+        (56, 0, "V transposed"),
+        (60, 3, "layers"),
+        (64, 1, "K type"),
+        (68, 128, "K row bytes"),
+        (72, 1, "K row bytes"),
+    ],
+)
 def test_a_changed_header_word_is_refused_by_name(offset: int, value: int, field: str) -> None:
     """Each word of the header set to what would misread the rest; huge counts must not allocate."""
     blob = sample()
@@ -80,8 +101,15 @@ def test_a_changed_header_word_is_refused_by_name(offset: int, value: int, field
 @pytest.mark.requirement("D2")
 def test_cells_out_of_order_are_sorted_by_position() -> None:
     """llama.cpp writes cells in the order of its buffer: swapping two cells with their rows changes nothing."""
-    layout = BlobLayout(stream_count=1, v_transposed=False, layer_count=1, kv_head_count=1, head_dim=32,
-                        k=ELEMENTS["f32"], v=ELEMENTS["f32"])
+    layout = BlobLayout(
+        stream_count=1,
+        v_transposed=False,
+        layer_count=1,
+        kv_head_count=1,
+        head_dim=32,
+        k=ELEMENTS["f32"],
+        v=ELEMENTS["f32"],
+    )
     k, v = arrays(layout, layout.k, 3, 1), arrays(layout, layout.v, 3, 2)
     order = [2, 0, 1]
     blob = bytearray(build([k[0][order]], [v[0][order]], layout, 3, 0))

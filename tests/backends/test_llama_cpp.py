@@ -107,10 +107,14 @@ def test_logits_and_cache_are_those_of_the_float64_model(made: Made, name: str) 
 
 
 @pytest.mark.requirement("F8")
-@pytest.mark.parametrize(("name", "variant"), [
-    *((name, "default") for name in ("llama", "llama-f16", "llama-q8_0", "llama-q4_0", "mqa-80", "qwen3")),
-    *(("64", variant) for variant in OPTIONS), ("llama", "fa"),
-])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        *((name, "default") for name in ("llama", "llama-f16", "llama-q8_0", "llama-q4_0", "mqa-80", "qwen3")),
+        *(("64", variant) for variant in OPTIONS),
+        ("llama", "fa"),
+    ],
+)
 def test_claims_of_invariance_hold_bitwise(made: Made, name: str, variant: str) -> None:
     """Claimed batch_invariant: a ragged batch equals each alone, across llama.cpp's 256-cell steps. Claimed
     chunk_invariant: any chunking, and token by token, equals the whole prefill. Not claimed: seen to differ."""
@@ -169,10 +173,16 @@ def hadamard(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.mark.requirement("D2")
-@pytest.mark.parametrize(("name", "variant", "sizes"), [
-    ("64", "kv-q8_0", (64, 64)), ("64", "kv-q4_0", (64, 64)), ("128", "kv-q8_0", (128, 64)),
-    ("llama", "kv-q8_0", (0, 0)), ("qwen3", "kv-q8_0", (64, 64)),
-])
+@pytest.mark.parametrize(
+    ("name", "variant", "sizes"),
+    [
+        ("64", "kv-q8_0", (64, 64)),
+        ("64", "kv-q4_0", (64, 64)),
+        ("128", "kv-q8_0", (128, 64)),
+        ("llama", "kv-q8_0", (0, 0)),
+        ("qwen3", "kv-q8_0", (64, 64)),
+    ],
+)
 def test_a_quantised_cache_says_how_it_is_rotated(made: Made, name: str, variant: str, sizes: tuple[int, int]) -> None:
     """Layer 0 depends on no cache: its blocks must hold the float64 K and V, rotated as the form says, within a block's
     own step (Q8_0 amax/254, Q4_0 amax/8, and the F16 scale's 2^-11); without the rotation they are far off."""
@@ -198,7 +208,8 @@ def test_a_quantised_cache_says_how_it_is_rotated(made: Made, name: str, variant
 @pytest.mark.requirement("D2")
 @pytest.mark.parametrize(("switch", "rotation"), [("1", 0), ("no", 64)])
 def test_the_rotation_switch_of_llama_cpp_is_read_as_it_reads_it(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str, rotation: int) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str, rotation: int
+) -> None:
     """LLAMA_ATTN_ROT_DISABLE by C's atoi, at load: the form says what the blocks of layer 0 hold."""
     monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", switch)
     g = Geometry(head_dim=64, layers=1)
@@ -279,8 +290,9 @@ def test_a_prefill_longer_than_a_batch_equals_its_parts(tmp_path: Path) -> None:
     """More rows than one llama_decode takes: the same logits and cache as in small chunks, `last` is the last row."""
     backend = create({"n_ctx": "1024", "n_seq_max": "2"})
     bundle = Geometry(layers=1).bundle(tmp_path / "m.gguf")
-    bundle.config = type(bundle.config)(**{f: getattr(bundle.config, f) for f in bundle.config.__struct_fields__}
-                                        | {"context_length": 1024})
+    bundle.config = type(bundle.config)(
+        **{f: getattr(bundle.config, f) for f in bundle.config.__struct_fields__} | {"context_length": 1024}
+    )
     backend.load(bundle)
     ids = (IDS * 3)[:700]
     one, two = backend.open(), backend.open()
@@ -357,10 +369,17 @@ def test_more_sessions_than_the_context_has_are_refused(made: Made) -> None:
         backend.decode([sessions[2]], [1])
 
 
-@pytest.mark.parametrize(("options", "word"), [
-    ({"kv": "q5_0"}, "kv"), ({"kv": "q8_0"}, "flash_attention"), ({"n_ctx": "-1"}, "n_ctx"),
-    ({"speed": "high"}, "speed"), ({"n_seq_max": "65"}, "n_seq_max"), ({"library": "mine"}, "library"),
-])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"kv": "q5_0"}, "kv"),
+        ({"kv": "q8_0"}, "flash_attention"),
+        ({"n_ctx": "-1"}, "n_ctx"),
+        ({"speed": "high"}, "speed"),
+        ({"n_seq_max": "65"}, "n_seq_max"),
+        ({"library": "mine"}, "library"),
+    ],
+)
 def test_options_that_do_not_exist_are_refused_by_name(options: dict[str, str], word: str) -> None:
     """Before any library is loaded."""
     with pytest.raises(ZeitgeistError, match=rf"^{word}.*bad-argument"):
@@ -387,8 +406,13 @@ def test_the_describe_names_the_files_that_are_really_loaded(made: Made) -> None
     """Digests are of the mapped files, our build's folder among them; bands follow options and weights."""
     claims = made("llama").describe()
     assert {library.name for library in claims.libraries} >= {"libllama", "libggml-base", "libggml-cpu"}
-    subjects = (("llama", "default"), ("llama-f16", "default"), ("llama", "fa"), ("llama-q4_0", "default"),
-                ("64", "kv-q4_0"))
+    subjects = (
+        ("llama", "default"),
+        ("llama-f16", "default"),
+        ("llama", "fa"),
+        ("llama-q4_0", "default"),
+        ("64", "kv-q4_0"),
+    )
     assert [made(*subject).describe().band for subject in subjects] == ["x32", "x16", "x16", "q8", "q4"]
     assert made("llama-q4_0").describe().activations == "ggml_q8_0"
 
@@ -406,8 +430,14 @@ def test_a_library_with_other_structs_is_refused_before_use(made: Made) -> None:
 def test_a_missing_build_says_what_to_run(tmp_path: Path) -> None:
     """In a process of its own, with an empty engines folder."""
     code = "from zeitgeist.backends.llama_cpp import create; create({})"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "ZEITGEIST_ENGINES": str(tmp_path)},
-                          capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ZEITGEIST_ENGINES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert "make setup" in done.stderr
     assert "zg/llama/library-missing" in done.stderr
 
@@ -459,8 +489,13 @@ backend.shutdown()
 @pytest.mark.requirement("F8")
 def test_the_prebuilt_wheel_runs_and_is_not_chunk_invariant(tmp_path: Path) -> None:
     """The second specimen, in a process of its own: right numbers, no claim of invariance, and indeed none."""
-    done = subprocess.run([sys.executable, "-c", STOCK, str(Path(__file__).parent), str(tmp_path / "m.gguf")],
-                          capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(Path(__file__).parent), str(tmp_path / "m.gguf")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["error"] < 64 * 2**-24 * 20

@@ -54,9 +54,17 @@ class TestMlx(EngineContract):
             assert np.array_equal(together, apart)
 
     @pytest.mark.requirement("I5")
-    @pytest.mark.parametrize(("name", "is_right"), [
-        ("llama", True), ("llama-theta", False), ("llama-llama3", False), ("llama-linear", False), ("qwen2", False),
-        ("qwen3", True)])
+    @pytest.mark.parametrize(
+        ("name", "is_right"),
+        [
+            ("llama", True),
+            ("llama-theta", False),
+            ("llama-llama3", False),
+            ("llama-linear", False),
+            ("qwen2", False),
+            ("qwen3", True),
+        ],
+    )
     def test_mlx_lm_as_published_misreads_rope_parameters(self, name: str, is_right: bool):
         """mlx-lm 0.32.2: llama and qwen2 ignore what transformers 5 writes; a release that reads it fails this test.
 

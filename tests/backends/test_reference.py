@@ -82,7 +82,7 @@ def test_chunks_steps_and_company_change_no_bit(options, bundle):
         assert np.array_equal(backend.prefill(backend.open(), IDS[:80], chunk=chunk), whole)
     sessions = [backend.open() for _ in range(5)]
     for i, session in enumerate(sessions):
-        backend.prefill(session, IDS[:3 + 15 * i])
+        backend.prefill(session, IDS[: 3 + 15 * i])
     batch = backend.decode(sessions, [IDS[3 + 15 * i] for i in range(5)])
     assert np.array_equal(batch, whole[[3 + 15 * i for i in range(5)]])
 
@@ -160,8 +160,7 @@ def test_a_cancelled_prefill_leaves_the_session_as_it_was(backend):
 @pytest.mark.requirement("I1")
 def test_only_the_last_row_on_request(backend):
     """rows="last" is the last row of rows="all"."""
-    assert np.array_equal(backend.prefill(backend.open(), IDS, rows="last"),
-                          backend.prefill(backend.open(), IDS)[-1:])
+    assert np.array_equal(backend.prefill(backend.open(), IDS, rows="last"), backend.prefill(backend.open(), IDS)[-1:])
 
 
 @pytest.mark.requirement("I1")
@@ -180,8 +179,13 @@ def test_counters_count(backend):
     backend.decode([session], [3])
     other = backend.import_cache(backend.export_cache(session))
     backend.close(session)
-    assert backend.metrics() == {"tokens_prefilled": 30, "tokens_decoded": 1, "cache_exports": 1, "cache_imports": 1,
-                                 "sessions_open": 1}
+    assert backend.metrics() == {
+        "tokens_prefilled": 30,
+        "tokens_decoded": 1,
+        "cache_exports": 1,
+        "cache_imports": 1,
+        "sessions_open": 1,
+    }
     backend.close(other)
     assert backend.metrics()["sessions_open"] == 0
 
@@ -197,19 +201,27 @@ def test_claims_are_complete(backend):
 
 
 @pytest.mark.requirement("I1")
-@pytest.mark.parametrize(("call", "error"), [
-    (lambda b, s: b.prefill(s, []), "bad-argument"), (lambda b, s: b.prefill(s, [512]), "bad-argument"),
-    (lambda b, s: b.prefill(s, [-1]), "bad-argument"), (lambda b, s: b.prefill(s, [1], chunk=-1), "bad-argument"),
-    (lambda b, s: b.decode([s, s], [1, 2]), "bad-argument"), (lambda b, s: b.decode([s], [1, 2]), "bad-argument"),
-    (lambda b, s: b.truncate(s, 9), "bad-argument"), (lambda b, s: b.open(LayerRange(3, 3)), "bad-argument"),
-    (lambda b, s: b.open(LayerRange(0, 7)), "bad-argument"),
-    (lambda b, s: b.prefill(b.open(LayerRange(0, 2)), [1]), "bad-argument"),
-    (lambda b, s: b.forward_range(b.open(LayerRange(2, 4)), np.zeros((1, 7), np.float32)), "bad-argument"),
-    (lambda b, s: b.prefill(s, [2] * 4092), "context-full"),
-    (lambda b, s: create({"colour": "red"}), "bad-argument"),
-    (lambda b, s: create({"chunk": "0"}), "bad-argument"), (lambda b, s: create({}).open(), "no-model"),
-    (lambda b, s: [b.close(s), b.decode([s], [1])], "no-such-session"),
-])
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda b, s: b.prefill(s, []), "bad-argument"),
+        (lambda b, s: b.prefill(s, [512]), "bad-argument"),
+        (lambda b, s: b.prefill(s, [-1]), "bad-argument"),
+        (lambda b, s: b.prefill(s, [1], chunk=-1), "bad-argument"),
+        (lambda b, s: b.decode([s, s], [1, 2]), "bad-argument"),
+        (lambda b, s: b.decode([s], [1, 2]), "bad-argument"),
+        (lambda b, s: b.truncate(s, 9), "bad-argument"),
+        (lambda b, s: b.open(LayerRange(3, 3)), "bad-argument"),
+        (lambda b, s: b.open(LayerRange(0, 7)), "bad-argument"),
+        (lambda b, s: b.prefill(b.open(LayerRange(0, 2)), [1]), "bad-argument"),
+        (lambda b, s: b.forward_range(b.open(LayerRange(2, 4)), np.zeros((1, 7), np.float32)), "bad-argument"),
+        (lambda b, s: b.prefill(s, [2] * 4092), "context-full"),
+        (lambda b, s: create({"colour": "red"}), "bad-argument"),
+        (lambda b, s: create({"chunk": "0"}), "bad-argument"),
+        (lambda b, s: create({}).open(), "no-model"),
+        (lambda b, s: [b.close(s), b.decode([s], [1])], "no-such-session"),
+    ],
+)
 def test_calls_that_make_no_sense_are_refused(call, error, backend):
     """Before anything changes: the session still holds its five tokens."""
     session = backend.open()

@@ -37,8 +37,9 @@ class TestTorch(EngineContract):
 
 
 @pytest.mark.requirement("I13")
-@pytest.mark.parametrize(("name", "engine"), [("torch", "torch"), ("torch", "transformers"), ("mlx", "mlx.core"),
-                                              ("mlx", "mlx_lm")])
+@pytest.mark.parametrize(
+    ("name", "engine"), [("torch", "torch"), ("torch", "transformers"), ("mlx", "mlx.core"), ("mlx", "mlx_lm")]
+)
 def test_importing_the_adapter_imports_no_engine(name: str, engine: str):
     """A fresh interpreter: listing subjects must not cost seconds, nor need what is not installed."""
     code = f"import sys, zeitgeist.backends.{name} as m; m.VARIANTS; sys.exit({engine!r} in sys.modules)"

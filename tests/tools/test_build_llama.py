@@ -29,7 +29,8 @@ def load_tool() -> ModuleType:
 
 
 def test_without_a_compiler_it_says_so_before_it_downloads(
-        tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An empty PATH: exit code 1, the names that were tried, a remedy; nothing is left but the lock."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
@@ -50,7 +51,8 @@ def test_a_build_in_the_cache_is_used_as_it_is(tool: ModuleType, monkeypatch: py
 
 
 def test_sources_of_another_digest_are_refused(
-        tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """An index that serves other bytes under the name: refused with both digests, nothing unpacked."""
     archive = tmp_path / f"{tool.SDIST}.tar.gz"
     archive.write_bytes(b"other")
@@ -67,7 +69,8 @@ def hold(path: str, held: "multiprocessing.synchronize.Event", go: "multiprocess
 
 
 def test_a_second_build_waits_for_the_first(
-        tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Another process holds the lock; we say that we wait, and go on when it is given back."""
     context = multiprocessing.get_context("spawn")
     held, go = context.Event(), context.Event()

@@ -1,12 +1,12 @@
 """The backend contract (I1, DESIGN §5): what an adapter implements, synchronous, on one thread, in its own process.
 
-Law: an adapter knows its engine and nothing else. It never sees an identity digest, a foreign form or an unchecked byte:
+Law: an adapter knows its engine and nothing else. It never sees an identity digest, a foreign form, an unchecked byte:
 the worker validates and converts before it calls, and adds identities after. What an adapter does not implement it
 does not claim in `describe().capabilities`; the worker refuses the rest with `zg/backend/unsupported`.
 
 Arrays. ids: int sequences. logits: float32 `[rows, vocab]`. hidden: float32 `[rows, hidden_size]`, the residual stream
-*between* layers (before the final norm). K and V: `[position, kv_head, head_dim]` per layer in the dtype of the form, or
-uint8 `[position, kv_head, row_bytes]` when block-quantised. Returned arrays belong to the caller: an adapter copies out of
+*between* layers (before the final norm). K and V: `[position, kv_head, head_dim]` in the dtype of the form, or uint8
+`[position, kv_head, row_bytes]` when block-quantised. Returned arrays belong to the caller: an adapter copies out of
 engine memory. Arrays passed in may be read only during the call and never written.
 """
 
@@ -94,7 +94,7 @@ class Backend(Protocol):
         ...
 
     def load(self, bundle: ModelBundle) -> None:
-        """Load weights and tokenizer into the engine. Scratch files go to `tempfile.gettempdir()`, private to the worker."""
+        """Load weights and tokenizer into the engine. Scratch files go to the worker's own `tempfile.gettempdir()`."""
         ...
 
     def tokenize(self, text: str) -> list[int]:
@@ -121,11 +121,18 @@ class Backend(Protocol):
         """Free what the session holds. A closed session is refused afterwards."""
         ...
 
-    def prefill(self, session: Session, ids: Sequence[int], *, chunk: int = 0, rows: Literal["last", "all"] = "all",
-                cancelled: Callable[[], bool] = never) -> F32:
+    def prefill(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        *,
+        chunk: int = 0,
+        rows: Literal["last", "all"] = "all",
+        cancelled: Callable[[], bool] = never,
+    ) -> F32:
         """Append ids; logits of the last or of every appended position. chunk 0: the engine's own choice.
 
-        cancelled is asked between chunks; True raises `zg/backend/cancelled` and leaves the session truncated to what it held.
+        cancelled is asked between chunks; True raises `zg/backend/cancelled` and the session holds what it held.
         """
         ...
 
@@ -134,7 +141,7 @@ class Backend(Protocol):
         ...
 
     def forward_range(self, session: Session, x: Sequence[int] | F32) -> F32:
-        """Run the session's stage on ids (first == 0) or hidden rows; returns hidden rows, or logits when it is last."""
+        """Run the stage on ids (first == 0) or hidden rows; returns hidden rows, or logits when it is the last."""
         ...
 
     def export_cache(self, session: Session) -> CacheArrays:
@@ -146,7 +153,7 @@ class Backend(Protocol):
         ...
 
     def metrics(self) -> Mapping[str, int]:
-        """Counters since load: `tokens_prefilled`, `tokens_decoded`, `sessions_open`, `cache_imports` … integers only."""
+        """Integer counters since load: `tokens_prefilled`, `tokens_decoded`, `sessions_open`, `cache_imports` …"""
         ...
 
     def map_error(self, error: BaseException) -> tuple[str, str]:

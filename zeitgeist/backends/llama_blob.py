@@ -170,8 +170,10 @@ def build(k: Arrays, v: Arrays, layout: BlobLayout, position_count: int, sequenc
         table[:, 2] = sequence
         parts += [table.tobytes(), struct.pack("<II", int(layout.v_transposed), layout.layer_count)]
         for rows in k:
-            parts += [struct.pack("<iQ", layout.k.ggml_type, layout.row_bytes(layout.k)),
-                      contents(rows, layout, layout.k, position_count)]
+            parts += [
+                struct.pack("<iQ", layout.k.ggml_type, layout.row_bytes(layout.k)),
+                contents(rows, layout, layout.k, position_count),
+            ]
         for rows in v:
             parts += write_values(rows, layout, position_count)
     assert len(k) == len(v) == layout.layer_count

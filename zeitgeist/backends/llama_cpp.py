@@ -1,6 +1,7 @@
-"""llama.cpp through its C API (I4): our own build (batch-invariant) or the prebuilt wheel, CPU, one thread.
+"""llama.cpp through its C API: our own build (batch-invariant) or the prebuilt wheel, CPU, one thread.
 
-What it works around: stock builds are neither batch- nor chunk-invariant (ours leaves llamafile's sgemm out); flash
+What it works around (clause I4): stock builds are neither batch- nor chunk-invariant (ours leaves
+llamafile's sgemm out); flash
 attention lowers an F32 cache to F16 precision (off by default); quantised caches of heads that 64 divides are stored
 Hadamard-rotated and do not say so (the form says so); key pairing depends on the architecture (asked from llama.cpp);
 state blobs of two versions look alike (the library is asked for its version); NaN in a
@@ -49,8 +50,13 @@ CONTEXT_DEFAULT_MAX = 4096
 
 BANDS = ("x32", "x16", "q8", "q4")
 CACHE_BAND = {"f32": "x32", "f16": "x16", "q8_0": "q8", "q4_0": "q4"}
-CHOICES = {"library": ("own", "stock"), "kv": tuple(ELEMENTS), "kv_k": tuple(ELEMENTS), "kv_v": tuple(ELEMENTS),
-           "flash_attention": ("off", "on")}
+CHOICES = {
+    "library": ("own", "stock"),
+    "kv": tuple(ELEMENTS),
+    "kv_k": tuple(ELEMENTS),
+    "kv_v": tuple(ELEMENTS),
+    "flash_attention": ("off", "on"),
+}
 COUNTS = {"n_ctx": (0, 0, 1 << 20), "n_seq_max": (16, 1, 64), "threads": (1, 1, 256)}
 """Default, least, most. llama.cpp knows at most 256 sequences; a batch has at most 64 sessions."""
 
@@ -81,8 +87,12 @@ def read_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, 
         if name in COUNTS and not least <= number <= most:
             raise refuse("zg/backend/bad-argument", name, value, f"a number from {least} to {most}")
     kv = options.get("kv", "f32")
-    chosen = {"library": options.get("library", "own"), "flash_attention": options.get("flash_attention", "off"),
-              "kv_k": options.get("kv_k", kv), "kv_v": options.get("kv_v", kv)}
+    chosen = {
+        "library": options.get("library", "own"),
+        "flash_attention": options.get("flash_attention", "off"),
+        "kv_k": options.get("kv_k", kv),
+        "kv_v": options.get("kv_v", kv),
+    }
     if ELEMENTS[chosen["kv_v"]].block > 1 and chosen["flash_attention"] == "off":
         raise refuse("zg/backend/bad-argument", "flash_attention", "off", f"on, for a {chosen['kv_v']} V cache")
     return chosen, {name: int(options.get(name, default)) for name, (default, _, _) in COUNTS.items()}
@@ -107,23 +117,38 @@ class LlamaBackend(SessionEngine):
         """Claims; forms, band and activations are those of the loaded model."""
         own = self.chosen["library"] == "own"
         return BackendDescriptor(
-            name="llama_cpp", variant=self.variant(), version=self.engine.version(), libraries=self.engine.libraries(),
+            name="llama_cpp",
+            variant=self.variant(),
+            version=self.engine.version(),
+            libraries=self.engine.libraries(),
             classes=("local_serving", "cache_capable", "tensor_export", "distributed_execution"),
-            capabilities=CAPABILITIES, families=FAMILIES, context_max=self.settings.context if self.settings else 0,
-            weight_dtypes=("f32", "f16", "bf16"), quantization=("ggml_q4_0", "ggml_q4_1", "ggml_q8_0"),
-            attention=("causal",), cache_forms=(self.form(),) if self.config else (), tensor_formats=("f32",),
-            parallelism=("layers",), sampler="canonical", prompt="ids", streaming=True,
-            batch_max=self.counts["n_seq_max"], band=self.band(),
+            capabilities=CAPABILITIES,
+            families=FAMILIES,
+            context_max=self.settings.context if self.settings else 0,
+            weight_dtypes=("f32", "f16", "bf16"),
+            quantization=("ggml_q4_0", "ggml_q4_1", "ggml_q8_0"),
+            attention=("causal",),
+            cache_forms=(self.form(),) if self.config else (),
+            tensor_formats=("f32",),
+            parallelism=("layers",),
+            sampler="canonical",
+            prompt="ids",
+            streaming=True,
+            batch_max=self.counts["n_seq_max"],
+            band=self.band(),
             activations="ggml_q8_0" if self.weights.startswith("ggml_q") else "",
             batch_invariant=own and (self.has_one_kernel() or self.counts["threads"] == 1),
-            chunk_invariant=own and self.has_one_kernel(), run_to_run=True, isolation="process",
+            chunk_invariant=own and self.has_one_kernel(),
+            run_to_run=True,
+            isolation="process",
             handled=("llama-hadamard-cache", "llama-flash-attention-precision", "llama-key-pairing"),
         )
 
     def has_one_kernel(self) -> bool:
         """Flash attention over F32 or F16 rows has a tiled kernel for long prefills and another for short ones."""
         return self.chosen["flash_attention"] == "off" or all(
-            ELEMENTS[self.chosen[name]].block > 1 for name in ("kv_k", "kv_v"))
+            ELEMENTS[self.chosen[name]].block > 1 for name in ("kv_k", "kv_v")
+        )
 
     def variant(self) -> str:
         for variant in VARIANTS:
@@ -147,7 +172,8 @@ class LlamaBackend(SessionEngine):
         return CacheForm(
             k=element_form(self.chosen["kv_k"], key_rotation(config.head_dim) if self.rotates else 0),
             v=element_form(self.chosen["kv_v"], value_rotation(config.head_dim) if self.rotates else 0),
-            pairing="interleaved" if kind == 0 else "half")
+            pairing="interleaved" if kind == 0 else "half",
+        )
 
     def can_serve(self, config: ModelConfig, weights: str) -> Serve:
         """Any weights: what is not GGUF is written as an F32 GGUF. A block of a quantised cache lies in one head."""
@@ -182,9 +208,13 @@ class LlamaBackend(SessionEngine):
         config, self.rotates = bundle.config, rotation_enabled(os.environ)
         context = self.counts["n_ctx"] or CONTEXT_DEFAULT_MAX
         self.settings = Settings(
-            k=self.chosen["kv_k"], v=self.chosen["kv_v"], flash_attention=self.chosen["flash_attention"] == "on",
-            context=min(context, config.context_length), sessions=self.counts["n_seq_max"],
-            threads=self.counts["threads"])
+            k=self.chosen["kv_k"],
+            v=self.chosen["kv_v"],
+            flash_attention=self.chosen["flash_attention"] == "on",
+            context=min(context, config.context_length),
+            sessions=self.counts["n_seq_max"],
+            threads=self.counts["threads"],
+        )
         stage = Stage(self.engine, self.path, self.settings)
         got = (stage.layer_count, stage.hidden_size, stage.vocab_size)
         wanted = (config.layer_count, config.hidden_size, config.vocab_size)
@@ -271,8 +301,9 @@ class LlamaBackend(SessionEngine):
                 first = session.position_count + start
                 wanted: Rows = rows if rows != "last" or start + BATCH >= len(x) else "none"
                 # every row is asked for when hidden rows are wanted: the last layer drops rows without logits
-                logits = slot.stage.run([slot.sequence] * len(part), range(first, first + len(part)), part,
-                                        wanted if last else "all")
+                logits = slot.stage.run(
+                    [slot.sequence] * len(part), range(first, first + len(part)), part, wanted if last else "all"
+                )
                 layer = session.layers.stop - session.layers.first - 1
                 parts.append(logits if last else slot.stage.hidden_rows(layer, len(part)))
         except BaseException:
@@ -285,8 +316,12 @@ class LlamaBackend(SessionEngine):
         # Ascending sequences: llama.cpp puts only consecutive streams into one graph.
         order = sorted(range(len(sessions)), key=lambda row: sessions[row].cache.sequence)
         try:
-            logits = stage.run([sessions[row].cache.sequence for row in order],
-                               [sessions[row].position_count for row in order], [ids[row] for row in order], "all")
+            logits = stage.run(
+                [sessions[row].cache.sequence for row in order],
+                [sessions[row].position_count for row in order],
+                [ids[row] for row in order],
+                "all",
+            )
         except BaseException:
             for session in sessions:
                 stage.crop(session.cache.sequence, session.position_count)
@@ -306,13 +341,15 @@ class LlamaBackend(SessionEngine):
         assert self.settings is not None
         if cache.position_count > self.settings.context:
             raise LocalProtocolError(
-                "zg/backend/context-full", f"{cache.position_count} tokens, room for {self.settings.context}", "cache")
+                "zg/backend/context-full", f"{cache.position_count} tokens, room for {self.settings.context}", "cache"
+            )
         layout = stage.layout(config.kv_head_count, config.head_dim)
         for element, rows in (*((layout.k, k) for k in cache.k), *((layout.v, v) for v in cache.v)):
             wanted = (np.dtype(element.dtype), (cache.position_count, *layout.row_shape(element)))
             if (rows.dtype, rows.shape) != wanted:
                 raise LocalProtocolError(
-                    "zg/backend/bad-request", f"got {rows.dtype} {rows.shape}, wanted {wanted[0]} {wanted[1]}", "cache")
+                    "zg/backend/bad-request", f"got {rows.dtype} {rows.shape}, wanted {wanted[0]} {wanted[1]}", "cache"
+                )
         return self.filled(stage, build(cache.k, cache.v, layout, cache.position_count, 0))
 
     def check_room(self, session: ArraySession, count: int) -> None:

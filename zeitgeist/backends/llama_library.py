@@ -22,7 +22,13 @@ from zeitgeist.core.descriptors.backend import Library
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError, refuse
 
 __all__ = [
-    "CMAKE_FLAGS", "SDIST_SHA256", "SDIST_VERSION", "Engine", "engines_directory", "load", "own_build_directory",
+    "CMAKE_FLAGS",
+    "SDIST_SHA256",
+    "SDIST_VERSION",
+    "Engine",
+    "engines_directory",
+    "load",
+    "own_build_directory",
 ]
 
 SDIST_VERSION = "0.3.36"
@@ -31,27 +37,56 @@ SDIST_VERSION = "0.3.36"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 CMAKE_FLAGS = (
-    "CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=ON",
+    "CMAKE_BUILD_TYPE=Release",
+    "BUILD_SHARED_LIBS=ON",
     "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
     "CMAKE_INSTALL_RPATH=" + ("@loader_path" if sys.platform == "darwin" else "$ORIGIN"),
     "GGML_RPC=ON",
     "GGML_NATIVE=OFF",  # one build for all CPUs of a kind, so that a certificate replays elsewhere
     "GGML_LLAMAFILE=OFF",  # its sgemm runs for batches only: with it a batch of 2 differs from two batches of 1
     "GGML_CCACHE=OFF",
-    "GIT_EXE=OFF", "LLAMA_BUILD_COMMIT=0c1e57098", "LLAMA_BUILD_NUMBER=1",  # else CMake asks the repository around us
-    "LLAMA_OPENSSL=OFF", "LLAMA_BUILD_COMMON=OFF", "LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF",
-    "LLAMA_BUILD_TOOLS=OFF", "LLAMA_BUILD_SERVER=OFF", "LLAMA_BUILD_APP=OFF", "LLAMA_BUILD_UI=OFF",
+    "GIT_EXE=OFF",
+    "LLAMA_BUILD_COMMIT=0c1e57098",
+    "LLAMA_BUILD_NUMBER=1",  # else CMake asks the repository around us
+    "LLAMA_OPENSSL=OFF",
+    "LLAMA_BUILD_COMMON=OFF",
+    "LLAMA_BUILD_TESTS=OFF",
+    "LLAMA_BUILD_EXAMPLES=OFF",
+    "LLAMA_BUILD_TOOLS=OFF",
+    "LLAMA_BUILD_SERVER=OFF",
+    "LLAMA_BUILD_APP=OFF",
+    "LLAMA_BUILD_UI=OFF",
     "LLAMA_USE_PREBUILT_UI=OFF",
 )
 
 LIBRARY_NAMES = ("libllama", "libggml", "libggml-base", "libggml-cpu", "libggml-rpc", "xllamacpp")
 
 ABI_DEFAULTS = {
-    "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_rs_seq": 0, "n_outputs_max": 0,
-    "n_outputs_max_per_seq": 1, "rope_scaling_type": -1, "pooling_type": -1, "attention_type": -1,
-    "flash_attn_type": -1, "rope_freq_base": 0.0, "yarn_ext_factor": -1.0, "yarn_beta_slow": -1.0, "yarn_orig_ctx": 0,
-    "defrag_thold": -1.0, "type_k": 1, "type_v": 1, "embeddings": False, "offload_kqv": True, "no_perf": True,
-    "op_offload": True, "swa_full": True, "kv_unified": False, "n_samplers": 0,
+    "n_ctx": 512,
+    "n_batch": 2048,
+    "n_ubatch": 512,
+    "n_seq_max": 1,
+    "n_rs_seq": 0,
+    "n_outputs_max": 0,
+    "n_outputs_max_per_seq": 1,
+    "rope_scaling_type": -1,
+    "pooling_type": -1,
+    "attention_type": -1,
+    "flash_attn_type": -1,
+    "rope_freq_base": 0.0,
+    "yarn_ext_factor": -1.0,
+    "yarn_beta_slow": -1.0,
+    "yarn_orig_ctx": 0,
+    "defrag_thold": -1.0,
+    "type_k": 1,
+    "type_v": 1,
+    "embeddings": False,
+    "offload_kqv": True,
+    "no_perf": True,
+    "op_offload": True,
+    "swa_full": True,
+    "kv_unified": False,
+    "n_samplers": 0,
 }
 """`llama_context_default_params` as the declarations were generated. Any shift of a field moves one of these."""
 
@@ -126,7 +161,8 @@ def load(choice: str) -> Engine:
     if LOADED:
         if LOADED[0].choice != choice:
             raise LocalProtocolError(
-                "zg/llama/second-library", f"this process holds {LOADED[0].choice}, wanted {choice}", "library")
+                "zg/llama/second-library", f"this process holds {LOADED[0].choice}, wanted {choice}", "library"
+            )
         return LOADED[0]
     if choice == "own":
         directory = own_library()

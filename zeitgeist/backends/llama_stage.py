@@ -115,8 +115,14 @@ class Stage:
         """Layout of this context's sequence states."""
         settings = self.settings
         return BlobLayout(
-            stream_count=settings.sessions, v_transposed=not settings.flash_attention, layer_count=self.layer_count,
-            kv_head_count=kv_head_count, head_dim=head_dim, k=ELEMENTS[settings.k], v=ELEMENTS[settings.v])
+            stream_count=settings.sessions,
+            v_transposed=not settings.flash_attention,
+            layer_count=self.layer_count,
+            kv_head_count=kv_head_count,
+            head_dim=head_dim,
+            k=ELEMENTS[settings.k],
+            v=ELEMENTS[settings.v],
+        )
 
     def take_sequence(self) -> int:
         """The lowest free sequence; consecutive ones share a batch, so low numbers are best."""
@@ -142,15 +148,22 @@ class Stage:
         held = self.read_state(sequence)
         self.crop(sequence, 0)
         cells = -(-self.settings.context // CONTEXT_CELLS) * CONTEXT_CELLS
-        zeros = [[np.zeros((cells, *layout.row_shape(element)), element.dtype)] * self.layer_count
-                 for element in (layout.k, layout.v)]
+        zeros = [
+            [np.zeros((cells, *layout.row_shape(element)), element.dtype)] * self.layer_count
+            for element in (layout.k, layout.v)
+        ]
         self.write_state(sequence, build(zeros[0], zeros[1], layout, cells, sequence))
         self.crop(sequence, 0)
         self.write_state(sequence, held)
         self.tainted.discard(sequence)
 
-    def run(self, sequences: Sequence[int], positions: Sequence[int], x: Sequence[int] | F32,
-            rows: Literal["none", "last", "all"]) -> F32:
+    def run(
+        self,
+        sequences: Sequence[int],
+        positions: Sequence[int],
+        x: Sequence[int] | F32,
+        rows: Literal["none", "last", "all"],
+    ) -> F32:
         """One llama_decode of at most BATCH rows: ids, or hidden rows. Logits of the rows asked for, `[rows, vocab]`.
 
         `sequences[i]` and `positions[i]` place row i; positions follow on from what the sequence holds.
@@ -203,7 +216,8 @@ class Stage:
         rows = np.empty(byte_count // 4, np.float32)
         data = rows.ctypes.data_as(ctypes.c_void_p)
         self.c_function("ggml_backend_tensor_get", None)(
-            ctypes.c_void_p(tensor), data, ctypes.c_size_t(0), ctypes.c_size_t(byte_count))
+            ctypes.c_void_p(tensor), data, ctypes.c_size_t(0), ctypes.c_size_t(byte_count)
+        )
         self.captured[name].append(rows.reshape(-1, self.hidden_size))
         return True
 
@@ -237,7 +251,8 @@ class Stage:
         taken = int(self.api.llama_state_seq_set_data(self.context, buffer, len(blob), sequence))
         if taken != len(blob):
             raise ZeitgeistError(
-                "zg/llama/import-refused", f"took {taken} of {len(blob)} bytes: {self.engine.last_words()}", "cache")
+                "zg/llama/import-refused", f"took {taken} of {len(blob)} bytes: {self.engine.last_words()}", "cache"
+            )
 
     def free(self) -> None:
         """Give everything back to llama.cpp. Idempotent."""

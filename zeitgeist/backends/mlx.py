@@ -1,4 +1,4 @@
-"""MLX with mlx-lm (I5): Apple's array engine, here on its CPU build as well.
+"""MLX with mlx-lm: Apple's array engine, here on its CPU build as well.
 
 Options: `dtype` f32 (default) | f16 | bf16: parameters, arithmetic and cache (weights are cast after loading: mlx-lm
 by itself computes in whatever the file holds); `device` cpu (default) | gpu (Metal); `config` corrected (default) |
@@ -15,6 +15,7 @@ Results are bitwise the same without it.
 
 Claims: prefill in any chunks, token by token and a batched decode give the same bits on the CPU, in every dtype whose
 test stands in tests/backends/test_mlx.py; on Metal nothing was measured, so nothing is claimed.
+Clause I5.
 """
 
 import importlib.metadata
@@ -81,17 +82,32 @@ class MlxBackend(SessionEngine):
         version = importlib.metadata.version("mlx")
         native = native_library("mlx", version, "libmlx.", Path(self.mx.__file__).parent / "lib")
         return BackendDescriptor(
-            name="mlx", variant=variant_name(self.chosen), version=importlib.metadata.version("mlx-lm"),
+            name="mlx",
+            variant=variant_name(self.chosen),
+            version=importlib.metadata.version("mlx-lm"),
             libraries=(*([native] if native else []), python_library("mlx-lm")),
             classes=("local_serving", "cache_capable", "tensor_export", "distributed_execution"),
-            capabilities=CAPABILITIES, families=FAMILIES,
+            capabilities=CAPABILITIES,
+            families=FAMILIES,
             context_max=self.config.context_length if self.config else 0,
-            weight_dtypes=("f32", "f16", "bf16"), quantization=("mlx_affine",), attention=("sdpa",),
-            cache_forms=(self.form(),) if self.config else (), tensor_formats=("f32",), parallelism=("layer_range",),
-            sampler="canonical", prompt="ids", streaming=True, batch_max=BATCH_MAX,
-            band="x32" if self.chosen["dtype"] == "f32" else "x16", activations="",
-            batch_invariant=on_cpu, chunk_invariant=on_cpu, run_to_run=on_cpu, isolation="process",
-            handled=HANDLED if self.chosen["config"] == "corrected" else ())
+            weight_dtypes=("f32", "f16", "bf16"),
+            quantization=("mlx_affine",),
+            attention=("sdpa",),
+            cache_forms=(self.form(),) if self.config else (),
+            tensor_formats=("f32",),
+            parallelism=("layer_range",),
+            sampler="canonical",
+            prompt="ids",
+            streaming=True,
+            batch_max=BATCH_MAX,
+            band="x32" if self.chosen["dtype"] == "f32" else "x16",
+            activations="",
+            batch_invariant=on_cpu,
+            chunk_invariant=on_cpu,
+            run_to_run=on_cpu,
+            isolation="process",
+            handled=HANDLED if self.chosen["config"] == "corrected" else (),
+        )
 
     def form(self) -> CacheForm:
         element = ElementForm(dtype=self.chosen["dtype"])
@@ -133,8 +149,12 @@ class MlxBackend(SessionEngine):
 
     def copy_cache(self, cache: Any) -> Any:
         # A slice is a new handle: the in-place update of one KVCache rebinds its own handle only.
-        copies = [self.models.cache_of(None, None, 0) if held.offset == 0 else self.models.cache_of(
-            held.keys[..., :held.offset, :], held.values[..., :held.offset, :], held.offset) for held in cache]
+        copies = [
+            self.models.cache_of(None, None, 0)
+            if held.offset == 0
+            else self.models.cache_of(held.keys[..., : held.offset, :], held.values[..., : held.offset, :], held.offset)
+            for held in cache
+        ]
         self.settle(copies)
         return copies
 
@@ -183,13 +203,16 @@ class MlxBackend(SessionEngine):
         for row, session in enumerate(sessions):
             for held, grown in zip(session.cache, stacked, strict=True):
                 last = slice(grown.offset - 1, grown.offset)
-                held.update_and_fetch(grown.keys[row:row + 1, :, last], grown.values[row:row + 1, :, last])
+                held.update_and_fetch(grown.keys[row : row + 1, :, last], grown.values[row : row + 1, :, last])
             self.settle(session.cache)
         return logits
 
     def read_cache(self, session: ArraySession) -> tuple[CacheForm, list[Any], list[Any]]:
-        return (self.form(), [self.to_rows(held.keys, held.offset) for held in session.cache],
-                [self.to_rows(held.values, held.offset) for held in session.cache])
+        return (
+            self.form(),
+            [self.to_rows(held.keys, held.offset) for held in session.cache],
+            [self.to_rows(held.values, held.offset) for held in session.cache],
+        )
 
     def to_rows(self, array: Any, count: int) -> Any:
         config = self.model_config()
@@ -201,8 +224,12 @@ class MlxBackend(SessionEngine):
         return np.array(rows, copy=True, order="C")
 
     def write_cache(self, layers: LayerRange, cache: CacheArrays) -> Any:
-        held = [self.models.cache_of(self.from_rows(k, cache.position_count), self.from_rows(v, cache.position_count),
-                                     cache.position_count) for k, v in zip(cache.k, cache.v, strict=True)]
+        held = [
+            self.models.cache_of(
+                self.from_rows(k, cache.position_count), self.from_rows(v, cache.position_count), cache.position_count
+            )
+            for k, v in zip(cache.k, cache.v, strict=True)
+        ]
         self.settle(held)
         return held
 

@@ -72,8 +72,11 @@ def rope_words(config: ModelConfig) -> dict[str, Any]:
         scaling = {"rope_type": rope.scaling, "factor": float(rope.factor)}
     if rope.scaling == "llama3":
         assert scaling is not None
-        scaling |= {"low_freq_factor": float(rope.low_freq_factor), "high_freq_factor": float(rope.high_freq_factor),
-                    "original_max_position_embeddings": rope.original_context}
+        scaling |= {
+            "low_freq_factor": float(rope.low_freq_factor),
+            "high_freq_factor": float(rope.high_freq_factor),
+            "original_max_position_embeddings": rope.original_context,
+        }
     return {"rope_theta": float(rope.theta), "rope_scaling": scaling, "rope_parameters": None}
 
 
@@ -81,11 +84,18 @@ def from_canonical(bundle: ModelBundle) -> Any:
     """mlx-lm's model class of the canonical configuration, filled with the canonical tensors, float32."""
     config = bundle.config
     words = {
-        "model_type": config.family, "hidden_size": config.hidden_size, "num_hidden_layers": config.layer_count,
-        "intermediate_size": config.ffn_size, "num_attention_heads": config.head_count,
-        "num_key_value_heads": config.kv_head_count, "head_dim": config.head_dim, "vocab_size": config.vocab_size,
-        "rms_norm_eps": float(config.norm_eps), "max_position_embeddings": config.context_length,
-        "tie_word_embeddings": False, **rope_words(config),
+        "model_type": config.family,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layer_count,
+        "intermediate_size": config.ffn_size,
+        "num_attention_heads": config.head_count,
+        "num_key_value_heads": config.kv_head_count,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "rms_norm_eps": float(config.norm_eps),
+        "max_position_embeddings": config.context_length,
+        "tie_word_embeddings": False,
+        **rope_words(config),
     }
     model_class, arguments_class = mlx_lm.utils._get_classes(words)
     model = model_class(arguments_class.from_dict(words))
@@ -100,8 +110,9 @@ def from_canonical(bundle: ModelBundle) -> Any:
 def load_tokenizer(bundle: ModelBundle) -> Any:
     """mlx-lm's own tokenizer of a directory. It reads none from a GGUF: there, transformers', which mlx-lm wraps."""
     if bundle.form == "gguf":
-        return AutoTokenizer.from_pretrained(bundle.path.parent, gguf_file=bundle.path.name, local_files_only=True,
-                                             trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            bundle.path.parent, gguf_file=bundle.path.name, local_files_only=True, trust_remote_code=False
+        )
     return mlx_lm.utils.load_tokenizer(bundle.path if bundle.path.is_dir() else bundle.path.parent)
 
 
@@ -131,7 +142,12 @@ def cache_of(keys: mx.array | None, values: mx.array | None, count: int) -> Any:
 def stack_caches(caches: Sequence[Sequence[Any]]) -> list[Any]:
     """Members of equal length as one batch, layer by layer; copies K and V."""
     return [
-        cache_of(None, None, 0) if layer[0].offset == 0 else cache_of(
-            mx.concatenate([held.keys[..., :held.offset, :] for held in layer]),
-            mx.concatenate([held.values[..., :held.offset, :] for held in layer]), layer[0].offset)
-        for layer in zip(*caches, strict=True)]
+        cache_of(None, None, 0)
+        if layer[0].offset == 0
+        else cache_of(
+            mx.concatenate([held.keys[..., : held.offset, :] for held in layer]),
+            mx.concatenate([held.values[..., : held.offset, :] for held in layer]),
+            layer[0].offset,
+        )
+        for layer in zip(*caches, strict=True)
+    ]

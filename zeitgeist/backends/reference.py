@@ -1,6 +1,6 @@
-"""The NumPy float32 reference backend (I2): needs nothing but numpy, and is bitwise batch- and chunk-invariant.
+"""The NumPy float32 reference backend: needs nothing but numpy, and is bitwise batch- and chunk-invariant.
 
-Meant to be read and compared with, not to be fast. Options: `arithmetic` (a name in
+Clause I2. Meant to be read and compared with, not to be fast. Options: `arithmetic` (a name in
 `reference_variants.ARITHMETICS`), `chunk` (rows of a prefill chunk when the caller names none), `cache` (`f32` or
 `f16`: the element type of the KV cache).
 """
@@ -74,8 +74,14 @@ def numpy_library() -> Library:
 class ReferenceBackend:
     """One model. model_class: the arithmetic; chunk: rows of a prefill chunk; cache: element type of K and V."""
 
-    def __init__(self, model_class: type[ReferenceModel] = ReferenceModel, *, variant: str = "", chunk: int = CHUNK,
-                 cache: Literal["f32", "f16"] = "f32") -> None:
+    def __init__(
+        self,
+        model_class: type[ReferenceModel] = ReferenceModel,
+        *,
+        variant: str = "",
+        chunk: int = CHUNK,
+        cache: Literal["f32", "f16"] = "f32",
+    ) -> None:
         self.model_class = model_class
         self.variant = variant
         self.chunk = chunk
@@ -91,16 +97,30 @@ class ReferenceBackend:
     def describe(self) -> BackendDescriptor:
         """Claims of this variant. `context_max` is 0 before load."""
         return BackendDescriptor(
-            name="reference", variant=self.variant, version="1", libraries=(numpy_library(),),
+            name="reference",
+            variant=self.variant,
+            version="1",
+            libraries=(numpy_library(),),
             classes=("local_serving", "cache_capable", "tensor_export", "distributed_execution"),
-            capabilities=CAPABILITIES, families=FAMILIES,
+            capabilities=CAPABILITIES,
+            families=FAMILIES,
             context_max=self.loaded.config.context_length if self.loaded else 0,
             weight_dtypes=("f32", "f16", "bf16"),
-            quantization=("ggml_q4_0", "ggml_q4_1", "ggml_q8_0", "mlx_affine"), attention=("causal",),
-            cache_forms=(self.form,), tensor_formats=("f32",), parallelism=("layers",),
-            sampler="canonical", prompt="ids", streaming=True, batch_max=64, band=self.band, activations="",
-            batch_invariant=self.model_class.batch_invariant, chunk_invariant=self.model_class.chunk_invariant,
-            run_to_run=True, isolation="process",
+            quantization=("ggml_q4_0", "ggml_q4_1", "ggml_q8_0", "mlx_affine"),
+            attention=("causal",),
+            cache_forms=(self.form,),
+            tensor_formats=("f32",),
+            parallelism=("layers",),
+            sampler="canonical",
+            prompt="ids",
+            streaming=True,
+            batch_max=64,
+            band=self.band,
+            activations="",
+            batch_invariant=self.model_class.batch_invariant,
+            chunk_invariant=self.model_class.chunk_invariant,
+            run_to_run=True,
+            isolation="process",
         )
 
     def can_serve(self, config: ModelConfig, weights: str) -> Serve:
@@ -150,8 +170,10 @@ class ReferenceBackend:
         layers = layers or LayerRange(0, config.layer_count)
         if not 0 <= layers.first < layers.stop <= config.layer_count:
             raise bad("layers", f"[{layers.first}, {layers.stop})", f"a range inside [0, {config.layer_count})")
-        cache = [LayerCache(config.kv_head_count, config.head_dim, self.cache_dtype)
-                 for _ in range(layers.first, layers.stop)]
+        cache = [
+            LayerCache(config.kv_head_count, config.head_dim, self.cache_dtype)
+            for _ in range(layers.first, layers.stop)
+        ]
         self.sessions_open += 1
         return ReferenceSession(layers, 0, cache)
 
@@ -184,8 +206,15 @@ class ReferenceBackend:
 
     # Execution
 
-    def prefill(self, session: Session, ids: Sequence[int], *, chunk: int = 0, rows: Literal["last", "all"] = "all",
-                cancelled: Callable[[], bool] = never) -> F32:
+    def prefill(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        *,
+        chunk: int = 0,
+        rows: Literal["last", "all"] = "all",
+        cancelled: Callable[[], bool] = never,
+    ) -> F32:
         """Append ids in chunks; see `Backend.prefill`."""
         held = self.whole(session)
         ids = self.checked_ids(ids)
@@ -198,7 +227,7 @@ class ReferenceBackend:
             if cancelled():
                 self.truncate(held, begin)
                 raise ZeitgeistError("zg/backend/cancelled", f"after {start} of {len(ids)} tokens", "prefill")
-            hidden = self.advance([held], self.model.embed(ids[start:start + step]))
+            hidden = self.advance([held], self.model.embed(ids[start : start + step]))
             if rows == "all":
                 logits.append(self.model.head(hidden))
             elif start + step >= len(ids):
@@ -274,8 +303,12 @@ class ReferenceBackend:
         held = self.held(session)
         pairs = [layer.rows() for layer in held.cache]
         self.counters["cache_exports"] += 1
-        return CacheArrays(self.form, [np.ascontiguousarray(k).copy() for k, _ in pairs],
-                           [np.ascontiguousarray(v).copy() for _, v in pairs], held.position_count)
+        return CacheArrays(
+            self.form,
+            [np.ascontiguousarray(k).copy() for k, _ in pairs],
+            [np.ascontiguousarray(v).copy() for _, v in pairs],
+            held.position_count,
+        )
 
     def import_cache(self, cache: CacheArrays, layers: LayerRange | None = None) -> ReferenceSession:
         """A session that holds copies of the cache's rows."""
@@ -288,7 +321,7 @@ class ReferenceBackend:
             raise bad("position_count", cache.position_count, f"at most {self.model.config.context_length}")
         session = self.open(layers)
         for layer, k, v in zip(session.cache, cache.k, cache.v, strict=True):
-            layer.append(k[:cache.position_count], v[:cache.position_count])
+            layer.append(k[: cache.position_count], v[: cache.position_count])
         session.position_count = cache.position_count
         self.counters["cache_imports"] += 1
         return session

@@ -36,13 +36,13 @@ class LayerCache:
         stop = self.count + k.shape[0]
         if stop > self.keys.shape[1]:
             self.keys, self.values = self.grown(self.keys, stop), self.grown(self.values, stop)
-        self.keys[:, self.count:stop] = k.swapaxes(0, 1)
-        self.values[:, self.count:stop] = v.swapaxes(0, 1)
+        self.keys[:, self.count : stop] = k.swapaxes(0, 1)
+        self.values[:, self.count : stop] = v.swapaxes(0, 1)
         self.count = stop
 
     def grown(self, rows: NDArray[Any], at_least: int) -> NDArray[Any]:
         larger = np.zeros((rows.shape[0], max(ROWS_FIRST, 2 * rows.shape[1], at_least), rows.shape[2]), rows.dtype)
-        larger[:, :self.count] = rows[:, :self.count]
+        larger[:, : self.count] = rows[:, : self.count]
         return larger
 
     def copy(self) -> "LayerCache":
@@ -53,7 +53,7 @@ class LayerCache:
 
     def rows(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """K and V, `[position, kv_head, head_dim]`, valid rows only; views."""
-        return self.keys[:, :self.count].swapaxes(0, 1), self.values[:, :self.count].swapaxes(0, 1)
+        return self.keys[:, : self.count].swapaxes(0, 1), self.values[:, : self.count].swapaxes(0, 1)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class ReferenceModel:
     batch_invariant: ClassVar[bool] = True
     chunk_invariant: ClassVar[bool] = True
 
-    def __init__(self, config: ModelConfig, tensor: Callable[[str], F32], names: Sequence[str],
-                 rope_factors: F32) -> None:
+    def __init__(
+        self, config: ModelConfig, tensor: Callable[[str], F32], names: Sequence[str], rope_factors: F32
+    ) -> None:
         self.config = config
         self.weights = {name: np.ascontiguousarray(tensor(name), dtype=np.float32) for name in names}
         self.eps = np.float32(config.norm_eps)
@@ -115,7 +116,7 @@ class ReferenceModel:
 
     def scale(self) -> np.float32:
         """Factor of the attention scores."""
-        return np.float32(self.config.head_dim ** -0.5)
+        return np.float32(self.config.head_dim**-0.5)
 
     # Arithmetic
 
@@ -164,7 +165,7 @@ class ReferenceModel:
         row = 0
         for span in spans:
             cache = span.cache[index]
-            self.append(cache, key[row:row + span.count], value[row:row + span.count])
+            self.append(cache, key[row : row + span.count], value[row : row + span.count])
             for position in range(span.position, span.position + span.count):
                 mixed[row][self.groups] = self.attend_row(query[row], cache, position)
                 row += 1
@@ -173,8 +174,8 @@ class ReferenceModel:
     def attend_row(self, query: F32, cache: LayerCache, position: int) -> F32:
         """Attention of one query row `[head, head_dim]` over what it sees; `[kv_head, group, head_dim]`."""
         seen = self.visible(position)
-        keys = cache.keys[:, :cache.count][:, seen].astype(np.float32, copy=False)
-        values = cache.values[:, :cache.count][:, seen].astype(np.float32, copy=False)
+        keys = cache.keys[:, : cache.count][:, seen].astype(np.float32, copy=False)
+        values = cache.values[:, : cache.count][:, seen].astype(np.float32, copy=False)
         return self.attend(query[self.groups], keys, values)
 
     def feed_forward(self, layer: int, x: F32) -> F32:

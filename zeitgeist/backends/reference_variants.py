@@ -82,6 +82,11 @@ class OnlineSoftmax64(OnlineSoftmax16):
 
 
 ARITHMETICS: dict[str, type[ReferenceModel]] = {
-    "rowwise": ReferenceModel, "blocked": Blocked, "float64-accumulate": DoubleAccumulate, "pairwise": Pairwise,
-    "split-k": SplitK, "online-softmax-16": OnlineSoftmax16, "online-softmax-64": OnlineSoftmax64,
+    "rowwise": ReferenceModel,
+    "blocked": Blocked,
+    "float64-accumulate": DoubleAccumulate,
+    "pairwise": Pairwise,
+    "split-k": SplitK,
+    "online-softmax-16": OnlineSoftmax16,
+    "online-softmax-64": OnlineSoftmax64,
 }

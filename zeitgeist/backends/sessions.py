@@ -23,8 +23,16 @@ Rows = Literal["none", "last", "all"]
 BATCH_MAX = 64
 """Sessions in one `decode`: the width that the batch tests cover; a wider batch is the caller's loop."""
 
-COUNTERS = ("tokens_prefilled", "tokens_decoded", "rows_forwarded", "batches", "forks", "cache_exports",
-            "cache_imports", "cancelled")
+COUNTERS = (
+    "tokens_prefilled",
+    "tokens_decoded",
+    "rows_forwarded",
+    "batches",
+    "forks",
+    "cache_exports",
+    "cache_imports",
+    "cancelled",
+)
 
 
 @dataclass
@@ -87,8 +95,11 @@ class SessionEngine(ABC):
         """An independent copy of the cache; costs one copy of K and V."""
         source = self.live(session)
         self.counters["forks"] += 1
-        return self.admit(ArraySession(layers=source.layers, position_count=source.position_count,
-                                       cache=self.copy_cache(source.cache)))
+        return self.admit(
+            ArraySession(
+                layers=source.layers, position_count=source.position_count, cache=self.copy_cache(source.cache)
+            )
+        )
 
     def truncate(self, session: Session, position_count: int) -> None:
         """Keep the first position_count tokens. Growing is refused."""
@@ -103,16 +114,26 @@ class SessionEngine(ABC):
         self.live(session).cache = None
         self.sessions_open -= 1
 
-    def prefill(self, session: Session, ids: Sequence[int], *, chunk: int = 0, rows: Literal["last", "all"] = "all",
-                cancelled: Callable[[], bool] = never) -> F32:
+    def prefill(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        *,
+        chunk: int = 0,
+        rows: Literal["last", "all"] = "all",
+        cancelled: Callable[[], bool] = never,
+    ) -> F32:
         """Append ids in chunks; logits of the last or of all appended positions. Cancel latency: one chunk."""
         held = self.live(session)
         self.require_whole(held)
         self.check_ids(ids)
         self.check_room(held, len(ids))
         if not ids or chunk < 0:
-            raise bad("ids" if not ids else "chunk", len(ids) if not ids else chunk,
-                      "at least one id" if not ids else "0 or more")
+            raise bad(
+                "ids" if not ids else "chunk",
+                len(ids) if not ids else chunk,
+                "at least one id" if not ids else "0 or more",
+            )
         kept = held.position_count
         try:
             parts = list(self.chunks(held, ids, chunk or self.chunk_default, rows, cancelled))
@@ -123,13 +144,19 @@ class SessionEngine(ABC):
         self.counters["tokens_prefilled"] += len(ids)
         return np.concatenate(parts)
 
-    def chunks(self, session: ArraySession, ids: Sequence[int], size: int, rows: Literal["last", "all"],
-               cancelled: Callable[[], bool]):
+    def chunks(
+        self,
+        session: ArraySession,
+        ids: Sequence[int],
+        size: int,
+        rows: Literal["last", "all"],
+        cancelled: Callable[[], bool],
+    ):
         for start in range(0, len(ids), size):
             if cancelled():
                 self.counters["cancelled"] += 1
                 raise ZeitgeistError("zg/backend/cancelled", f"after {start} of {len(ids)} tokens", "prefill")
-            part = ids[start:start + size]
+            part = ids[start : start + size]
             is_last = start + size >= len(ids)
             yield self.step(session, part, rows if rows == "all" or is_last else "none")
             session.position_count += len(part)
@@ -185,8 +212,9 @@ class SessionEngine(ABC):
         if cache.form not in forms:
             raise bad("form", cache.form, " or ".join(map(str, forms)))
         self.counters["cache_imports"] += 1
-        return self.admit(ArraySession(layers=stage, position_count=cache.position_count,
-                                       cache=self.write_cache(stage, cache)))
+        return self.admit(
+            ArraySession(layers=stage, position_count=cache.position_count, cache=self.write_cache(stage, cache))
+        )
 
     def metrics(self) -> Mapping[str, int]:
         """Counters since load, and the sessions open now."""
@@ -207,8 +235,11 @@ class SessionEngine(ABC):
 
     def require_whole(self, session: ArraySession) -> None:
         if session.layers.first != 0 or not self.is_last(session.layers):
-            raise bad("session", f"a stage of layers {session.layers.first} to {session.layers.stop}",
-                      "a session over all layers; a stage runs by forward_range")
+            raise bad(
+                "session",
+                f"a stage of layers {session.layers.first} to {session.layers.stop}",
+                "a session over all layers; a stage runs by forward_range",
+            )
 
     def checked_range(self, layers: LayerRange | None) -> LayerRange:
         count = self.model_config().layer_count
@@ -249,6 +280,7 @@ def choose(options: Mapping[str, str], allowed: Mapping[str, Sequence[str]]) -> 
         if wanted is None:
             raise LocalProtocolError("zg/backend/bad-argument", f"unknown option, known are {', '.join(allowed)}", name)
         if value not in wanted:
-            raise LocalProtocolError("zg/backend/bad-argument", f"got {value[:40]!r}, wanted {' or '.join(wanted)}",
-                                     name)
+            raise LocalProtocolError(
+                "zg/backend/bad-argument", f"got {value[:40]!r}, wanted {' or '.join(wanted)}", name
+            )
     return {name: options.get(name, values[0]) for name, values in allowed.items()}

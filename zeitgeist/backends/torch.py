@@ -1,4 +1,4 @@
-"""torch with Hugging Face transformers (I3): the engine most models are published for.
+"""torch with Hugging Face transformers: the engine most models are published for.
 
 Options: `dtype` f32 (default) | f16 | bf16: weights, arithmetic and cache; `device` cpu (default) | cuda | mps;
 `attention` sdpa (default) | eager; `threads` 1 (default) … 64. The first value is what the claims were measured with.
@@ -9,6 +9,7 @@ which lives for that call, and appends the new row to each member's own cache.
 
 Not invariant, and not claimed: MKL's matrix product sums in another order for another number of rows (2e-6 to 7e-6 on
 logits of a tiny model).
+Clause I3.
 """
 
 import importlib.metadata
@@ -81,17 +82,31 @@ class TorchBackend(SessionEngine):
         folder = Path(self.torch.__file__).parent / "lib"
         native = [native_library("torch", torch_version, name, folder) for name in ("libtorch_cpu.", "libtorch_cuda.")]
         return BackendDescriptor(
-            name="torch", variant=variant_name(self.chosen), version=importlib.metadata.version("transformers"),
+            name="torch",
+            variant=variant_name(self.chosen),
+            version=importlib.metadata.version("transformers"),
             libraries=(*(library for library in native if library), python_library("transformers")),
             classes=("local_serving", "cache_capable", "tensor_export", "distributed_execution"),
-            capabilities=CAPABILITIES, families=FAMILIES,
+            capabilities=CAPABILITIES,
+            families=FAMILIES,
             context_max=self.config.context_length if self.config else 0,
-            weight_dtypes=("f32", "f16", "bf16"), quantization=(), attention=(self.chosen["attention"],),
-            cache_forms=(self.form(),) if self.config else (), tensor_formats=("f32",), parallelism=("layer_range",),
-            sampler="canonical", prompt="ids", streaming=True, batch_max=BATCH_MAX,
-            band="x32" if self.chosen["dtype"] == "f32" else "x16", activations="",
-            batch_invariant=False, chunk_invariant=False, run_to_run=self.chosen["device"] == "cpu",
-            isolation="process")
+            weight_dtypes=("f32", "f16", "bf16"),
+            quantization=(),
+            attention=(self.chosen["attention"],),
+            cache_forms=(self.form(),) if self.config else (),
+            tensor_formats=("f32",),
+            parallelism=("layer_range",),
+            sampler="canonical",
+            prompt="ids",
+            streaming=True,
+            batch_max=BATCH_MAX,
+            band="x32" if self.chosen["dtype"] == "f32" else "x16",
+            activations="",
+            batch_invariant=False,
+            chunk_invariant=False,
+            run_to_run=self.chosen["device"] == "cpu",
+            isolation="process",
+        )
 
     def form(self) -> CacheForm:
         element = ElementForm(dtype=self.chosen["dtype"])
@@ -163,12 +178,15 @@ class TorchBackend(SessionEngine):
             width = max(counts)
             mask = torch.tensor([[0] * (width - count) + [1] * (count + 1) for count in counts], device=device)
             hidden = self.stages[sessions[0].layers](
-                input_ids=torch.tensor(ids, device=device)[:, None], attention_mask=mask,
-                position_ids=torch.tensor(counts, device=device)[:, None], past_key_values=cache,
-                use_cache=True).last_hidden_state
+                input_ids=torch.tensor(ids, device=device)[:, None],
+                attention_mask=mask,
+                position_ids=torch.tensor(counts, device=device)[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
             for row, session in enumerate(sessions):
                 for index, layer in enumerate(cache.layers):
-                    session.cache.update(layer.keys[row:row + 1, :, -1:], layer.values[row:row + 1, :, -1:], index)
+                    session.cache.update(layer.keys[row : row + 1, :, -1:], layer.values[row : row + 1, :, -1:], index)
             return to_float32(self.model.lm_head(hidden)[:, 0])
 
     def read_cache(self, session: ArraySession) -> tuple[CacheForm, list[Any], list[Any]]:
@@ -191,9 +209,12 @@ class TorchBackend(SessionEngine):
         self.new_cache(layers)
         if cache.position_count == 0:
             return self.models.new_cache()
-        return self.models.cache_of([
-            (self.from_rows(k, cache.position_count), self.from_rows(v, cache.position_count))
-            for k, v in zip(cache.k, cache.v, strict=True)])
+        return self.models.cache_of(
+            [
+                (self.from_rows(k, cache.position_count), self.from_rows(v, cache.position_count))
+                for k, v in zip(cache.k, cache.v, strict=True)
+            ]
+        )
 
     def from_rows(self, rows: Any, count: int) -> Any:
         tensor = self.torch.tensor(rows[:count])

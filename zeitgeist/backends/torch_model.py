@@ -19,12 +19,18 @@ from zeitgeist.models.bundle import ModelBundle
 
 __all__ = ["cache_of", "left_padded", "load_model", "load_tokenizer", "new_cache", "quiet", "stage_model"]
 
+
 def load_model(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
     """The model, in evaluation mode: by transformers' loader for its own form, else from canonical tensors."""
     if bundle.form == "hf":
         model = AutoModelForCausalLM.from_pretrained(
-            bundle.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
-            attn_implementation=attention)
+            bundle.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            attn_implementation=attention,
+        )
         return model.eval()
     return from_canonical(bundle, dtype, attention)
 
@@ -32,10 +38,13 @@ def load_model(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
 def from_canonical(bundle: ModelBundle, dtype: Any, attention: str) -> Any:
     """transformers' model of the canonical configuration, filled with the canonical tensors, cast to dtype."""
     config = hf_config(bundle.config)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention,
-                                             trust_remote_code=False)
-    model.load_state_dict({hugging_face_name(name): torch.from_numpy(np.array(bundle.tensor(name)))
-                           for name in bundle.names()}, strict=True)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
+    model.load_state_dict(
+        {hugging_face_name(name): torch.from_numpy(np.array(bundle.tensor(name))) for name in bundle.names()},
+        strict=True,
+    )
     if bundle.config.rope.scaling == "factors":
         rotary = model.model.rotary_emb
         rotary.inv_freq = rotary.inv_freq / torch.from_numpy(np.array(bundle.rope_factors()))
@@ -48,22 +57,36 @@ def hf_config(config: ModelConfig) -> Any:
     if config.rope.scaling in ("linear", "llama3"):
         rope |= {"rope_type": config.rope.scaling, "factor": float(config.rope.factor)}
     if config.rope.scaling == "llama3":
-        rope |= {"low_freq_factor": float(config.rope.low_freq_factor),
-                 "high_freq_factor": float(config.rope.high_freq_factor),
-                 "original_max_position_embeddings": config.rope.original_context}
+        rope |= {
+            "low_freq_factor": float(config.rope.low_freq_factor),
+            "high_freq_factor": float(config.rope.high_freq_factor),
+            "original_max_position_embeddings": config.rope.original_context,
+        }
     return AutoConfig.for_model(
-        config.family, hidden_size=config.hidden_size, intermediate_size=config.ffn_size,
-        num_hidden_layers=config.layer_count, num_attention_heads=config.head_count,
-        num_key_value_heads=config.kv_head_count, head_dim=config.head_dim, vocab_size=config.vocab_size,
-        rms_norm_eps=float(config.norm_eps), max_position_embeddings=config.context_length, rope_parameters=rope,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+        config.family,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_size,
+        num_hidden_layers=config.layer_count,
+        num_attention_heads=config.head_count,
+        num_key_value_heads=config.kv_head_count,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        rms_norm_eps=float(config.norm_eps),
+        max_position_embeddings=config.context_length,
+        rope_parameters=rope,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
 
 
 def load_tokenizer(bundle: ModelBundle) -> Any:
     """transformers' own tokenizer of the directory or of the GGUF file."""
     if bundle.form == "gguf":
-        return AutoTokenizer.from_pretrained(bundle.path.parent, gguf_file=bundle.path.name, local_files_only=True,
-                                             trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            bundle.path.parent, gguf_file=bundle.path.name, local_files_only=True, trust_remote_code=False
+        )
     folder = bundle.path if bundle.path.is_dir() else bundle.path.parent
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
@@ -127,10 +150,15 @@ def left_padded(caches: Sequence[Any], counts: Sequence[int]) -> Any:
     width = max(counts)
     if width == 0:
         return DynamicCache()
-    return cache_of([
-        (pad_stack([cache_tensor(c, i, "keys", caches) for c in caches], width),
-         pad_stack([cache_tensor(c, i, "values", caches) for c in caches], width))
-        for i in range(max(len(cache.layers) for cache in caches))])
+    return cache_of(
+        [
+            (
+                pad_stack([cache_tensor(c, i, "keys", caches) for c in caches], width),
+                pad_stack([cache_tensor(c, i, "values", caches) for c in caches], width),
+            )
+            for i in range(max(len(cache.layers) for cache in caches))
+        ]
+    )
 
 
 def cache_tensor(cache: Any, index: int, name: str, caches: Sequence[Any]) -> Any:

@@ -9,6 +9,8 @@ __all__ = ["ROWS"]
 
 Row = tuple[str, Literal["peer", "caller", "host", "us"], bool, str, str]
 
+# One row is one thought: two lines read better here than six.
+# fmt: off
 BACKEND: list[Row] = [
     ("zg/backend/bad-request", "caller", True, "ids, positions, layers or sessions do not fit the model",
      "send what the message asks for"),
@@ -18,7 +20,8 @@ BACKEND: list[Row] = [
      "truncate the session, or shorten the prompt"),
     ("zg/backend/bad-argument", "caller", True, "an argument of a backend call is out of its range",
      "the message names the argument, what it was and what would be right"),
-    ("zg/backend/bad-result", "host", False, "the adapter returned an array of another shape or type than the contract says",
+    ("zg/backend/bad-result", "host", False,
+     "the adapter returned an array of another shape or type than the contract says",
      "a defect of the adapter: run zg-certify on it"),
     ("zg/backend/conflict", "host", True, "two packages declare a backend of one name",
      "uninstall one of the packages that the message names"),
@@ -28,7 +31,8 @@ BACKEND: list[Row] = [
      "install the extra that the message names, for instance: pip install 'zeitgeist[torch]'"),
     ("zg/backend/no-model", "caller", True, "the call needs a model and none is loaded", "load a model first"),
     ("zg/backend/no-such-session", "caller", True, "the session was closed or never opened", "open a session first"),
-    ("zg/backend/not-serving", "caller", True, "the engine cannot run this model", "every reason stands in the message"),
+    ("zg/backend/not-serving", "caller", True, "the engine cannot run this model",
+     "every reason stands in the message"),
     ("zg/backend/tokens-unknown", "caller", True, "the session ran on hidden rows whose token ids were never stated",
      "pass the ids beside the hidden rows; a cache without its tokens has no identity"),
     ("zg/backend/unknown", "caller", True, "no backend has this name",
@@ -56,9 +60,11 @@ SAFETENSORS: list[Row] = [
 ]
 
 MODEL: list[Row] = [
-    ("zg/model/bad-config", "peer", True, "a field of the model's configuration is missing, of the wrong type or contradicts "
+    ("zg/model/bad-config", "peer", True,
+     "a field of the model's configuration is missing, of the wrong type or contradicts "
      "another", "repair the file that the message names, or fetch the model again"),
-    ("zg/model/bad-gguf", "peer", True, "the GGUF file is damaged: a count, length, offset or type in it cannot be right",
+    ("zg/model/bad-gguf", "peer", True,
+     "the GGUF file is damaged: a count, length, offset or type in it cannot be right",
      "fetch the file again; compare its digest with the publisher's"),
     ("zg/model/bad-shape", "peer", True, "a tensor has another shape or element type than the configuration demands",
      "the weights belong to another model, or the configuration does"),
@@ -66,8 +72,10 @@ MODEL: list[Row] = [
      "fetch the tokenizer files again"),
     ("zg/model/cannot-express", "caller", True, "the target format has no way to say this about the model",
      "convert to another format; the message names what cannot be said"),
-    ("zg/model/not-found", "caller", True, "there is no file or directory of this name", "check the path after --model"),
-    ("zg/model/not-finite", "peer", True, "a weight is NaN or infinite", "the file is damaged or the training diverged"),
+    ("zg/model/not-found", "caller", True, "there is no file or directory of this name",
+     "check the path after --model"),
+    ("zg/model/not-finite", "peer", True, "a weight is NaN or infinite",
+     "the file is damaged or the training diverged"),
     ("zg/model/refused-format", "caller", True, "files of this kind can run code or are not weights that we read",
      "use the SafeTensors or GGUF files that the publisher offers"),
     ("zg/model/tensor-missing", "peer", True, "a tensor that the configuration demands is not in the files",
@@ -78,7 +86,8 @@ MODEL: list[Row] = [
      "use a llama, qwen2 or qwen3 model"),
     ("zg/model/unknown-tokenizer", "peer", True, "the tokenizer is of a kind or has a part that we do not know",
      "use a model with byte-level BPE; the message names what is unknown"),
-    ("zg/model/unreadable", "host", True, "the operating system did not let us read the file", "the reason stands in the message"),
+    ("zg/model/unreadable", "host", True, "the operating system did not let us read the file",
+     "the reason stands in the message"),
     ("zg/model/unsupported", "peer", True, "the model uses a feature whose arithmetic we do not know",
      "it is refused by name, never guessed; use a model without it"),
 ]
@@ -102,13 +111,16 @@ SAMPLING: list[Row] = [
 WORKER: list[Row] = [
     ("zg/worker/bad-bulk", "peer", True, "a shared array disagrees with its announced length, seals or digest",
      "the sender is defective or its memory is; the array was not used"),
-    ("zg/worker/bad-request", "peer", True, "the worker could not read a request: unknown method, unknown field or a value "
+    ("zg/worker/bad-request", "peer", True,
+     "the worker could not read a request: unknown method, unknown field or a value "
      "of another type", "both sides must be of one version"),
-    ("zg/worker/busy", "caller", True, "a call is still in progress on this worker", "take its result or cancel it first"),
+    ("zg/worker/busy", "caller", True, "a call is still in progress on this worker",
+     "take its result or cancel it first"),
     ("zg/worker/closed", "caller", True, "the worker was closed", "start another one"),
     ("zg/worker/crashed", "peer", False, "the worker process ended during a call",
      "the signal or exit code and the end of its output stand in the message"),
-    ("zg/worker/lied", "peer", False, "the worker sent something that is not a frame, a reply or the answer of its call",
+    ("zg/worker/lied", "peer", False,
+     "the worker sent something that is not a frame, a reply or the answer of its call",
      "it was killed; run zg-certify on the backend"),
     ("zg/worker/start", "host", True, "the worker process could not be started", "the reason stands in the message"),
     ("zg/worker/timeout", "peer", False, "the worker did not answer in time and was killed",
@@ -167,7 +179,8 @@ CONVERT: list[Row] = [
      "choose a form whose blocks divide head_dim"),
     ("zg/convert/no-path", "caller", True, "no chain of steps leads from one form to the other",
      "choose another form; the message names what blocks the way"),
-    ("zg/convert/not-exact", "caller", True, "the two schemas do not hold the same numbers, so repacking would lose some",
+    ("zg/convert/not-exact", "caller", True,
+     "the two schemas do not hold the same numbers, so repacking would lose some",
      "convert through float32 instead, and report the loss"),
     ("zg/convert/overflow", "peer", True, "a number is too large for the target's element or scale",
      "keep a wider form; such numbers are usually a fault of the model or the cache"),
@@ -176,7 +189,8 @@ CONVERT: list[Row] = [
 FORMAT: list[Row] = [
     ("zg/format/bad-digest", "peer", True, "a digest is not `sha256:` or `blake3:` and 64 lower-case hex digits",
      "send the digest as the record's maker printed it"),
-    ("zg/format/bad-token-id", "peer", True, "a token id does not fit in int32", "look at the tokenizer that made the ids"),
+    ("zg/format/bad-token-id", "peer", True, "a token id does not fit in int32",
+     "look at the tokenizer that made the ids"),
     ("zg/format/unknown-dtype", "peer", True, "no element type has this name", "use a name of docs/spec/precision.md"),
     ("zg/format/unknown-schema", "peer", True, "no quantisation schema has this name or these parameters",
      "use a name that the message lists"),
@@ -187,14 +201,16 @@ FORMAT: list[Row] = [
 TENSOR: list[Row] = [
     ("zg/tensor/bad-chunk", "peer", True, "a chunk's index, offset or length is not what the envelope implies",
      "send the chunks that the envelope describes"),
-    ("zg/tensor/bad-envelope", "peer", True, "an envelope contradicts itself: shape, layout, length and chunks must agree",
+    ("zg/tensor/bad-envelope", "peer", True,
+     "an envelope contradicts itself: shape, layout, length and chunks must agree",
      "make the envelope with the sender's library; the message names the field"),
     ("zg/tensor/bad-layout", "caller", True, "the array and its declared layout do not agree",
      "declare the layout that the bytes have; shape never tells it"),
     ("zg/tensor/corrupt-chunk", "peer", True, "a chunk's bytes do not have its checksum", "send that chunk again"),
     ("zg/tensor/corrupt-content", "peer", True, "all chunks verify, but the whole does not have the envelope's digest",
      "send the tensor again; two chunks of one sender disagree with its envelope"),
-    ("zg/tensor/foreign-chunk", "peer", True, "the chunk belongs to another tensor", "send it on the stream of its tensor"),
+    ("zg/tensor/foreign-chunk", "peer", True, "the chunk belongs to another tensor",
+     "send it on the stream of its tensor"),
     ("zg/tensor/incomplete", "peer", False, "chunks are still missing", "send the chunks that the message lists"),
     ("zg/tensor/too-large", "peer", True, "the envelope claims more than this receiver takes",
      "send it in parts, or raise the receiver's limit"),
@@ -206,7 +222,8 @@ VERSION: list[Row] = [
 ]
 
 WIRE: list[Row] = [
-    ("zg/wire/bad-header", "peer", True, "a frame's header has a field outside its range", "look at the peer's encoder"),
+    ("zg/wire/bad-header", "peer", True, "a frame's header has a field outside its range",
+     "look at the peer's encoder"),
     ("zg/wire/bad-header-checksum", "peer", True, "a frame's header was damaged", "connect again; look at the link"),
     ("zg/wire/bad-magic", "peer", True, "the bytes are not a Zeitgeist frame", "check what listens on that address"),
     ("zg/wire/bad-payload-checksum", "peer", True, "a frame's payload was damaged", "connect again; look at the link"),
@@ -218,7 +235,8 @@ WIRE: list[Row] = [
     ("zg/wire/record-too-large", "peer", True, "a record is longer or deeper than its limit",
      "send less in one record; docs/spec/limits.md states the bounds"),
     ("zg/wire/truncated", "peer", False, "the stream ended inside a frame", "connect again and resume"),
-    ("zg/wire/unknown-channel", "peer", True, "a frame names a channel that does not exist", "look at the peer's version"),
+    ("zg/wire/unknown-channel", "peer", True, "a frame names a channel that does not exist",
+     "look at the peer's version"),
     ("zg/wire/unknown-flags", "peer", True, "a frame sets flags that have no meaning", "look at the peer's version"),
 ]
 
@@ -285,4 +303,8 @@ CACHE: list[Row] = [
      "check that the models are the same"),
 ]
 
-ROWS: list[Row] = [*BACKEND, *CACHE, *CERTIFY, *CONVERT, *FORMAT, *LLAMA, *MODEL, *ORACLE, *SAFETENSORS, *SAMPLING, *TENSOR, *VERSION, *WIRE, *WORKER]
+ROWS: list[Row] = [
+    *BACKEND, *CACHE, *CERTIFY, *CONVERT, *FORMAT, *LLAMA, *MODEL, *ORACLE, *SAFETENSORS, *SAMPLING, *TENSOR,
+    *VERSION, *WIRE, *WORKER,
+]
+# fmt: on

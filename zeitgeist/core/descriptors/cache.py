@@ -20,7 +20,7 @@ class Extension(Record, frozen=True, kw_only=True):
 class CacheDescriptor(Record, frozen=True, kw_only=True):
     """One cache: whose numbers, of which tokens, in which form.
 
-    model, tokenizer: digests of `ModelDescriptor`; adapter: digest of a LoRA or ""; tokens: `tokens_digest` of the ids held;
+    model, tokenizer: digests of `ModelDescriptor`; adapter: digest of a LoRA or ""; tokens: `tokens_digest` of the ids;
     position_first, position_count: the valid range; padded_count: rows present in the payload, ≥ position_count,
     rows past position_count are never read; layer_first, layer_count: the slice of the model's layers held;
     window: sliding-window size or 0; sink: attention-sink tokens or 0; latent, hybrid: "" — anything else is refused;
@@ -48,4 +48,4 @@ class CacheDescriptor(Record, frozen=True, kw_only=True):
     latent: str
     hybrid: str
     layers: tuple[Digest, ...]
-    extensions: dict[str, Extension] = {}
+    extensions: dict[str, Extension] = {}  # noqa: RUF012 - msgspec copies an empty default

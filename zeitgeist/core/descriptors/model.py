@@ -1,7 +1,7 @@
 """Model identity: the canonical configuration, three digests, and the relation of two artifacts (A3, DESIGN §5).
 
 Weights and tokenizer are one atomic identity. The canonical configuration holds only what changes the numbers, so
-that the Hugging Face, GGUF and MLX forms of one model have one digest; ties are resolved before (a tied head is written out).
+that the Hugging Face, GGUF and MLX forms of one model have one digest; ties are resolved before.
 """
 
 from typing import Literal
