@@ -181,8 +181,8 @@ def station(name: str, worker: Worker, oracle: Oracle, ids: list[int]) -> Statio
 def tipping_floor(oracle: Oracle, cache: OracleCache, rest: Sequence[int], wanted: F64) -> float:
     """How far a lossy cache parts two honest engines: rounding is chaotic, and noise of NOISE tips it now and then.
 
-    wanted: the oracle's rows from the cache itself; it continues from TWINS of it with that noise. 0 for a float32 cache. A property of text
-    and rounding, not of the engine under test.
+    wanted: the oracle's rows from the cache itself; it continues from TWINS of the cache with that noise. 0 for a
+    float32 cache. A property of text and rounding, not of the engine under test.
     """
     if not oracle.options.kv_round:
         return 0.0
