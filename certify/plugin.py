@@ -400,8 +400,10 @@ class Recorder:
             out = Path(self.out)
             out.mkdir(parents=True, exist_ok=True)
             text = "".join(self.lines[case] + "\n" for case in sorted(self.lines))
-            (out / "records.jsonl").write_text(text, encoding="utf-8")
             (out / "defects.txt").write_text("\n\n".join(self.defects), encoding="utf-8")
+            partial = out / "records.jsonl.partial"  # on a full disk: no records rather than half of them
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(out / "records.jsonl")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One line of counts, so that UNSUPPORTED and INCONCLUSIVE are as loud as PASS."""

@@ -216,7 +216,14 @@ def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunR
     """Run the checks in a child process and read what they recorded."""
     with writing(request.folder):
         request.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("records.jsonl", "defects.txt", "certificate.json", "summary.json", "junit.xml"):
+        for name in (
+            "records.jsonl",
+            "records.jsonl.partial",
+            "defects.txt",
+            "certificate.json",
+            "summary.json",
+            "junit.xml",
+        ):
             (request.folder / name).unlink(missing_ok=True)
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as log:
