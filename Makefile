@@ -8,8 +8,9 @@ OUT    ?= reports
 TORCH_INDEX ?=
 BIN    := $(VENV)/bin
 SUBJECTS ?= reference,torch,mlx,llama_cpp
+MATRIX ?= $(SUBJECTS),llama_cpp:kv-f16,llama_cpp:kv-q8_0,llama_cpp:kv-q4_0
 
-.PHONY: help setup certify test check nightly docs bench allure clean
+.PHONY: help setup certify test check nightly selftest docs bench allure clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,7 +19,7 @@ setup: ## environment, engines and llama.cpp (compiled once, cached in .engines)
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) --torch-index "$(TORCH_INDEX)"
 
 certify: setup ## certify the four engines, measure the interop matrix, write certificates and the report
-	@$(BIN)/zg-certify run --subject $(SUBJECTS) --level standard --require L4 --jobs $(JOBS) --out $(OUT)/certify
+	@$(BIN)/zg-certify run --subject $(SUBJECTS) --matrix $(MATRIX) --level standard --require L4-x32 --jobs $(JOBS) --out $(OUT)/certify
 
 test: setup ## everything that CI runs: the fast gate, then all tests on real engines
 	@$(MAKE) --no-print-directory check
@@ -29,6 +30,9 @@ check: ## the fast gate: format, lint, types, import contracts, tidy, core tests
 
 nightly: setup ## the long one: full level, every mutant and honest variant on 25 seeds, fuzzing; writes docs/nightly/DATE.md
 	@$(BIN)/python tools/nightly.py
+
+selftest: ## planted bugs and honest variants; publishes the kill score that certificates carry
+	@$(BIN)/zg-certify selftest --seeds 3 --jobs $(JOBS) --publish
 
 docs: ## regenerate the tables of docs/spec from the code
 	@$(BIN)/python tools/docs.py

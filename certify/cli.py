@@ -120,6 +120,12 @@ def add_run(sub: Any) -> None:
         help="backends for the interop checks, with commas; auto: those that are installed; none",
     )
     run.add_argument(
+        "--matrix",
+        default="",
+        metavar="NAMES",
+        help="subjects of the interop matrix, with commas (default: those of --subject, when there are several)",
+    )
+    run.add_argument(
         "--check",
         action="append",
         default=[],
@@ -166,6 +172,9 @@ def add_selftest(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mutant", action="append", default=[], metavar="NAME", help="only this one; repeatable; keeps no score"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="write certify/mutants/kill_score.json, to be committed with the sources"
     )
     parser.add_argument("--wide", action="store_true", help="let every family try, not only those meant; slow")
     parser.add_argument("-n", "--jobs", type=int, default=2, help="processes (default: 2)")

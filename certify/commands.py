@@ -101,7 +101,7 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
         with progress_of(request.subject) as progress:
             results.append(run_checks(request, one, progress))
     score = kill_score(suite_digest())
-    cells = measure_cells(asked)
+    cells = measure_cells(asked, names(args.matrix))
     for result in results:
         result.cells, result.kill_score = cells, score
         if not result.request.partial and not result.defects:
@@ -116,18 +116,15 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
     return max((code_of(result, args.require) for result in results), key=(0, 1, 4, 3).index)
 
 
-def measure_cells(asked: list[RunRequest]) -> Any:
-    """The interop matrix over the subjects of this run, when there are several and all checks run."""
+def measure_cells(asked: list[RunRequest], named: tuple[str, ...]) -> Any:
+    """The interop matrix over the named subjects, else those of this run when there are several and all checks run."""
     measure = late("certify.matrix", "measure")
-    if measure is None or len(asked) < 2 or asked[0].partial:
+    subjects = named or tuple(request.subject for request in asked)
+    if measure is None or len(subjects) < 2 or asked[0].partial:
         return ()
     first = asked[0]
     with progress_of("matrix") as progress:
-        return tuple(
-            measure(
-                tuple(r.subject for r in asked), first.model, load_profile(first.profile_path), first.seed, progress
-            )
-        )
+        return tuple(measure(subjects, first.model, load_profile(first.profile_path), first.seed, progress))
 
 
 def write_report(out: Path, results: list[RunResult]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["Environment", "Package", "observe", "suite_digest"]
+__all__ = ["SCORE_NAME", "Environment", "Package", "observe", "suite_digest"]
 
 PACKAGES = (
     "blake3",
@@ -29,6 +29,8 @@ PACKAGES = (
     "xxhash",
     "zeitgeist",
 )
+SCORE_NAME = "kill_score.json"
+"""`certify/mutants/kill_score.json`: what `zg-certify selftest --publish` measured."""
 SOURCES = (".py", ".toml", ".html", ".jinja", ".css", ".js", ".json")
 
 
@@ -88,11 +90,13 @@ def suite_digest(root: Path | None = None) -> str:
     """SHA-256 over path and content of every source file of this suite, in order of path.
 
     The same for a checkout and for the wheel made from it, so the model that travels in the wheel is left out; a
-    certificate binds it by its own digest.
+    certificate binds it by its own digest. The published kill score names this digest, so it cannot be part of it.
     """
     root = root or Path(__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*")):
+        if path.name == SCORE_NAME:
+            continue
         if path.suffix in SOURCES and not {"__pycache__", "zg-tiny"} & set(path.relative_to(root).parts):
             body = path.read_bytes()
             total.update(f"{path.relative_to(root).as_posix()}\0{len(body)}\0".encode() + body)

@@ -6,6 +6,7 @@ Law: this process loads no engine and runs no check. What a run needs from parts
 `certify.report.write(out, results, cells) -> Path`. While such a part is not there its subcommand is not there.
 """
 
+import contextlib
 import datetime
 import importlib
 import json
@@ -21,7 +22,7 @@ from typing import IO, Any
 import msgspec
 
 from certify import certificate, dsse
-from certify.environment import observe, suite_digest
+from certify.environment import SCORE_NAME, observe, suite_digest
 from certify.levels import Grade, claims_of, exchanges_of, grade
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
@@ -32,6 +33,7 @@ from zeitgeist.core.descriptors.model import ModelDescriptor
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 
 __all__ = [
+    "PUBLISHED_SCORE",
     "Preflight",
     "Progress",
     "RunRequest",
@@ -45,6 +47,8 @@ __all__ = [
     "score_path",
     "summary",
 ]
+
+PUBLISHED_SCORE = Path(__file__).parent / "mutants" / SCORE_NAME
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with {"total": n}, then {"case", "family", "verdict"} for each case."""
@@ -338,11 +342,22 @@ def summary(result: RunResult) -> dict[str, Any]:
 
 
 def kill_score(digest: str) -> KillScore:
-    """The kill score that `selftest` measured for exactly these sources of the suite; else "not run"."""
-    try:
+    """The kill score that `selftest` measured for exactly these sources of the suite, here or when they were published;
+    else "not run"."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode(score_path(digest).read_bytes(), type=KillScore)
-    except (OSError, msgspec.DecodeError):
-        return KillScore()
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        published = msgspec.json.decode(PUBLISHED_SCORE.read_bytes(), type=PublishedScore)
+        if published.suite == digest:
+            return published.score
+    return KillScore()
+
+
+class PublishedScore(msgspec.Struct, frozen=True):
+    """The part of a published self-test that a certificate needs; the rest of the file is the table of mutants."""
+
+    suite: str
+    score: KillScore
 
 
 def score_path(digest: str) -> Path:

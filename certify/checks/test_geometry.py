@@ -101,7 +101,7 @@ def test_published_engine(case: Case, subject: Subject, start: Start, geometry_d
     geometry = GEOMETRIES[0]
     path = written(geometry, case.seed, geometry_dir)
     ids = [int(i) for i in case.rng("ids").integers(0, 512, 96)]
-    found = {}
+    found: dict[str, Rows] = {}
     for worker in (start(model_path=path), start(model_path=path, backend=raw)):
         found[worker.name] = worker.prefill(worker.open(), ids)
         diagnose(case, geometry, found[worker.name], ids, worker, f"{subject.name} gives it a corrected configuration")

@@ -6,6 +6,7 @@ Law: the score is kept under the digest of these very sources, and only when all
 import argparse
 import difflib
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,11 +14,14 @@ import msgspec
 from certify.mutants.bank import HONEST, MUTANTS, Mutant
 from certify.mutants.selftest import HonestRun, MutantRun, SelftestResult, selftest
 from certify.results import writing
-from certify.run import default_model, score_path
+from certify.run import PUBLISHED_SCORE, default_model, score_path
 from certify.show import console
 from zeitgeist.core.errors import LocalProtocolError
 
 __all__ = ["run"]
+
+CAUGHT_BY_SHOWN = 4
+"""Checks named for each mutant in the published table: enough to see whether one alone holds it."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda one: out.print(line(one), markup=False, soft_wrap=True),
     )
     if result.complete:
-        keep(result)
+        keep(score_path(result.suite), msgspec.json.encode(result.score))
+    if args.publish:
+        publish(result)
     out.print(table(result))
     out.print(f"{result.score.text}; {float(result.seconds):.0f} s")
     if args.json:
@@ -59,12 +65,20 @@ def picked(names: list[str]) -> tuple[Mutant, ...]:
     return tuple(known[name] for name in names) or MUTANTS
 
 
-def keep(result: SelftestResult) -> None:
+def keep(path: Path, data: bytes) -> None:
     """Leave the score where `run` finds it for certificates of the same sources."""
-    path = score_path(result.suite)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(result.score))
+        path.write_bytes(data)
+
+
+def publish(result: SelftestResult) -> None:
+    """Write the table beside the bank, to be committed: certificates of these very sources then carry the score."""
+    if not result.complete:
+        raise LocalProtocolError("zg/certify/usage", "only the whole bank with honest variants is published", "publish")
+    short = [msgspec.structs.replace(one, caught_by=one.caught_by[:CAUGHT_BY_SHOWN]) for one in result.mutants]
+    data = msgspec.json.encode(msgspec.structs.replace(result, mutants=tuple(short)), order="sorted")
+    keep(PUBLISHED_SCORE, msgspec.json.format(data, indent=1) + b"\n")
 
 
 def line(run: MutantRun | HonestRun) -> str:

@@ -29,7 +29,7 @@ from zeitgeist.sampling import GREEDY, SamplingParams
 __all__ = ["Pending", "Worker", "WorkerCrashed", "WorkerFailed", "WorkerLied", "WorkerSpec", "WorkerTimeout"]
 
 F32 = NDArray[np.float32]
-SHUTDOWN_S = 5.0
+SHUTDOWN_S = 30.0
 """Freeing a loaded torch model takes 0.3 s here; later than this the worker is killed."""
 
 
@@ -219,7 +219,7 @@ class Worker:
         self.child.discard()
 
     def stop(self) -> None:
-        """Shut the engine down and leave; killed after five seconds. Idempotent; a worker that is gone is no error."""
+        """Shut the engine down and leave; killed after SHUTDOWN_S. Idempotent; a worker that is gone is no error."""
         if self.failure is None and self.pending is None:
             try:
                 self.begin(m.Shutdown(), timeout_s=SHUTDOWN_S).result()
