@@ -37,18 +37,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zeitgeist"
 
 
-def make_out(out: Path) -> None:
-    """Make the directory and prove that it can be written and has room."""
+def make_out(out: Path, room: int = ROOM_BYTES) -> None:
+    """Make the directory and prove that it can be written and has room bytes free."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out, prefix=".zg-"):
             free = shutil.disk_usage(out).free
     except OSError as error:
         raise refused(out, error) from error
-    if free < ROOM_BYTES:
-        raise ZeitgeistError(
-            "zg/certify/no-space", f"{out} has {free >> 20} MiB free, wanted {ROOM_BYTES >> 20} MiB", "out"
-        )
+    if free < room:
+        raise ZeitgeistError("zg/certify/no-space", f"{out} has {free >> 20} MiB free, wanted {room >> 20} MiB", "out")
 
 
 def refused(out: Path, error: OSError) -> ZeitgeistError:
