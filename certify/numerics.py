@@ -1,7 +1,7 @@
-"""How logits are judged: against the oracle that rounds where the engine says it rounds, in the engine's band (families N, G).
+"""How logits are judged: against the oracle that rounds where the engine says it does, in its band (families N, G).
 
-Law: float32 engines are judged elementwise (max abs, worst row), because top-1 and KL do not see one wrong head; lossy ones by KL and
-top-1 against an oracle with the same losses, because their rounding is chaotic and honest.
+Law: float32 engines are judged elementwise (max abs, worst row), because top-1 and KL do not see one wrong
+head; lossy ones by KL and top-1 against an oracle with the same losses, because their rounding is chaotic and honest.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,15 @@ def oracle_like(oracle: Oracle, descriptor: BackendDescriptor) -> Oracle:
     form = descriptor.cache_forms[0]
     kind = form.k.quant or ("" if form.k.dtype == "f32" else form.k.dtype)
     lossy_attention = descriptor.band == "x16" and kind == ""
-    return oracle.with_options(OracleOptions(
-        kv_round="f16" if lossy_attention else kind, kv_hadamard=form.k.hadamard,
-        kv_interleaved=form.pairing == "interleaved", query_round=QUERY_PARTNERS.get(kind, kind),
-        activations=descriptor.activations,
-    ))
+    return oracle.with_options(
+        OracleOptions(
+            kv_round="f16" if lossy_attention else kind,
+            kv_hadamard=form.k.hadamard,
+            kv_interleaved=form.pairing == "interleaved",
+            query_round=QUERY_PARTNERS.get(kind, kind),
+            activations=descriptor.activations,
+        )
+    )
 
 
 def fidelity_limit(profile: Profile, expected: F64, floor: float = 0.0) -> float:
@@ -61,20 +65,24 @@ class Floor:
 def angle_floor(oracle: Oracle, ids: Sequence[int], expected: F64) -> Floor:
     """What rounding the rotary angles to float32 costs on these ids: the worse of the two honest ways.
 
-    expected: the oracle's own last rows. An angle p·f has an error of about p·2⁻²⁴, so this floor grows with the position
+    expected: the oracle's own last rows. An angle p·f is off by about p·2⁻²⁴, so this floor grows with the position
     (measured on every engine: research note, section 6); it is computed, not taken from the engine under test.
     """
-    twins = [oracle.with_options(replace(oracle.options, angles=way)).logits(ids)[-len(expected):]
-             for way in ("direct", "iterated")]
-    return Floor(max(tolerance.max_abs(expected, twin) for twin in twins),
-                 max(tolerance.worst_row(twin, expected).units for twin in twins))
+    twins = [
+        oracle.with_options(replace(oracle.options, angles=way)).logits(ids)[-len(expected) :]
+        for way in ("direct", "iterated")
+    ]
+    return Floor(
+        max(tolerance.max_abs(expected, twin) for twin in twins),
+        max(tolerance.worst_row(twin, expected).units for twin in twins),
+    )
 
 
 def judge_logits(case: Case, oracle: Oracle, descriptor: BackendDescriptor, found: F32, ids: Sequence[int]) -> None:
     """Compare logits `[rows, vocab]` of the last rows of ids in the band of the descriptor; fails through the case."""
     profile = case.profile
     oracle = oracle_like(oracle, descriptor)
-    expected = oracle.logits(ids)[-len(found):]
+    expected = oracle.logits(ids)[-len(found) :]
     band = descriptor.band if descriptor.activations == "" else "x16" if descriptor.band == "x32" else descriptor.band
     largest = tolerance.max_abs(expected, found)
     units = case.worst_row(found, expected, 24 if band == "x32" else 11)
@@ -97,11 +105,11 @@ def judge_logits(case: Case, oracle: Oracle, descriptor: BackendDescriptor, foun
 
 
 def lossy_floor(oracle: Oracle, ids: Sequence[int], expected: F64) -> float:
-    """Mean KL between the oracle with the declared rounding of cache and queries and the one without; 0 when none is declared.
+    """Mean KL between the oracle with the declared rounding of cache and queries and the one without; 0 when none is.
 
-    Rounding is chaotic: two engines that round alike part by what the rounding itself costs, so this is the noise floor.
+    Rounding is chaotic: two engines that round alike part by what the rounding costs, so this is the noise floor.
     """
     if not oracle.options.kv_round:
         return 0.0
     plain = oracle.with_options(replace(oracle.options, kv_round="", query_round="", kv_hadamard=0)).logits(ids)
-    return tolerance.mean_kl(plain[-len(expected):], expected)
+    return tolerance.mean_kl(plain[-len(expected) :], expected)

@@ -21,12 +21,18 @@ def drawn(logits, draws=DRAWS, **fields):
     return np.bincount([sample(logits, params, position).id for position in range(draws)], minlength=len(logits))
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-])
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
 def test_philox_gives_the_published_words(counter, key, words):
     """kat_vectors of Random123, philox4x32 with 10 rounds."""
     assert tuple(int(word) for word in philox4x32(counter, key)) == words
@@ -35,8 +41,9 @@ def test_philox_gives_the_published_words(counter, key, words):
 def test_philox_of_an_array_is_philox_of_each():
     """Vectorising over ids changes no word."""
     many = philox4x32((np.arange(50), 7, 0, 0), (3, 4))
-    assert all(tuple(int(w[i]) for w in many) == tuple(int(w) for w in philox4x32((i, 7, 0, 0), (3, 4)))
-               for i in range(50))
+    assert all(
+        tuple(int(w[i]) for w in many) == tuple(int(w) for w in philox4x32((i, 7, 0, 0), (3, 4))) for i in range(50)
+    )
 
 
 def test_gumbel_noise_is_gumbel():
@@ -52,10 +59,18 @@ def chi_square_limit(freedom, z=4.27):
     return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-@pytest.mark.parametrize("fields", [
-    {}, {"temperature": Real("0.5")}, {"top_k": 3}, {"top_p": Real("0.8")}, {"min_p": Real("0.2")},
-    {"temperature": Real("2.0"), "top_k": 6, "top_p": Real("0.9"), "min_p": Real("0.1"), "seed": 2**64 - 1},
-], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"temperature": Real("0.5")},
+        {"top_k": 3},
+        {"top_p": Real("0.8")},
+        {"min_p": Real("0.2")},
+        {"temperature": Real("2.0"), "top_k": 6, "top_p": Real("0.9"), "min_p": Real("0.1"), "seed": 2**64 - 1},
+    ],
+    ids=str,
+)
 def test_tokens_are_drawn_with_the_promised_probabilities(fields):
     """Chi-square on dictated logits, alpha 1e-5; ids of probability zero are never drawn."""
     counts = drawn(DICTATED, **fields)
@@ -81,17 +96,21 @@ def test_greedy_takes_the_lowest_of_equal_ids():
     assert sample(np.array([1, 3, 3, 2], dtype=np.float32), GREEDY, 9).id == 1
 
 
-@pytest.mark.parametrize(("logits", "fields", "live"), [
-    ([1, 1, 1, 1], {"top_k": 2}, [0, 1]),
-    ([0, 1, 1, 1], {"top_k": 2}, [1, 2]),
-    ([0, 0, 0, 0], {"top_p": Real("0.5")}, [0, 1]),
-    ([0, 0, 0, 0], {"top_p": Real("0.51")}, [0, 1, 2]),
-    ([0, 5, 0, 0], {"top_p": Real("0.0")}, [1]),
-    ([0, 0, 0, -np.inf], {"top_k": 4}, [0, 1, 2]),
-    ([0, 0, -1, -2], {"min_p": Real("1.0")}, [0, 1]),
-    ([2, 1, 0, 0], {"top_k": 2, "top_p": Real("0.74")}, [0, 1]),
-    ([2, 1, 0, 0], {"top_k": 2, "top_p": Real("0.73")}, [0]),
-], ids=str)
+@pytest.mark.parametrize(
+    ("logits", "fields", "live"),
+    [
+        ([1, 1, 1, 1], {"top_k": 2}, [0, 1]),
+        ([0, 1, 1, 1], {"top_k": 2}, [1, 2]),
+        ([0, 0, 0, 0], {"top_p": Real("0.5")}, [0, 1]),
+        ([0, 0, 0, 0], {"top_p": Real("0.51")}, [0, 1, 2]),
+        ([0, 5, 0, 0], {"top_p": Real("0.0")}, [1]),
+        ([0, 0, 0, -np.inf], {"top_k": 4}, [0, 1, 2]),
+        ([0, 0, -1, -2], {"min_p": Real("1.0")}, [0, 1]),
+        ([2, 1, 0, 0], {"top_k": 2, "top_p": Real("0.74")}, [0, 1]),
+        ([2, 1, 0, 0], {"top_k": 2, "top_p": Real("0.73")}, [0]),
+    ],
+    ids=str,
+)
 def test_filters_keep_exactly_what_their_rules_say(logits, fields, live):
     """Ties, crossing tokens and renormalisation after top_k; rules 4 to 6. e^2/(e^2+e) = 0.731."""
     params = SamplingParams(temperature=Real("1.0"), **fields)
@@ -113,11 +132,18 @@ def test_ranking_by_partition_is_ranking_by_sort():
     assert all(ranked(values, n) == sorted(range(100), key=lambda i: (-values[i], i))[:n] for n in range(101))
 
 
-@pytest.mark.parametrize(("fields", "name"), [
-    ({"temperature": Real("-1")}, "temperature"), ({"temperature": Real("nan")}, "temperature"),
-    ({"top_p": Real("1.5")}, "top_p"), ({"min_p": Real("x")}, "min_p"), ({"top_k": -1}, "top_k"),
-    ({"seed": 2**64}, "seed"), ({"top_logprobs": 9}, "top_logprobs"),
-])
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"temperature": Real("-1")}, "temperature"),
+        ({"temperature": Real("nan")}, "temperature"),
+        ({"top_p": Real("1.5")}, "top_p"),
+        ({"min_p": Real("x")}, "min_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"seed": 2**64}, "seed"),
+        ({"top_logprobs": 9}, "top_logprobs"),
+    ],
+)
 def test_parameters_outside_their_range_are_refused_by_name(fields, name):
     """Every field."""
     with pytest.raises(LocalProtocolError) as refusal:

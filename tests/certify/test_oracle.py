@@ -106,19 +106,25 @@ def test_theta_can_be_replaced_for_diagnosis(name, model_of, tmp_path):
         assert np.abs(changed.logits(IDS[:50]) - Oracle.open(model).logits(IDS[:50])).max() < 1e-9
 
 
-@pytest.mark.parametrize(("form", "bound"), [
-    ("f32", 1e-7), ("f16", 5e-2), ("q8_0", 1.0), ("mlx-32", 1e-12), ("mlx-8", 1.0)])
+@pytest.mark.parametrize(
+    ("form", "bound"), [("f32", 1e-7), ("f16", 5e-2), ("q8_0", 1.0), ("mlx-32", 1e-12), ("mlx-8", 1.0)]
+)
 def test_other_forms_of_a_model_are_read_as_the_same_model(form, bound, tiny, tmp_path):
     """GGUF holds eps as float32 (1e-7); F16 and 8-bit weights cost what was measured, 9e-3 and 0.28, with head room."""
     models, gguf, mlx = (importlib.import_module(f"zeitgeist.models.{m}") for m in ("bundle", "to_gguf", "to_mlx"))
     bundle = models.open_bundle(ZG_TINY)
-    path = mlx.write_mlx(bundle, tmp_path / form, int(form[4:])) if form.startswith("mlx") else gguf.write_gguf(
-        bundle, tmp_path / f"{form}.gguf", form)
+    path = (
+        mlx.write_mlx(bundle, tmp_path / form, int(form[4:]))
+        if form.startswith("mlx")
+        else gguf.write_gguf(bundle, tmp_path / f"{form}.gguf", form)
+    )
     assert np.abs(Oracle.open(path).logits(IDS[:60]) - tiny.logits(IDS[:60])).max() < bound
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [
-    ("f16", 1e-4, 5e-2), ("bf16", 1e-3, 0.5), ("ggml_q8_0", 1e-3, 1.0), ("ggml_q4_0", 1e-2, 20.0)])
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("f16", 1e-4, 5e-2), ("bf16", 1e-3, 0.5), ("ggml_q8_0", 1e-3, 1.0), ("ggml_q4_0", 1e-2, 20.0)],
+)
 def test_a_rounded_cache_costs_its_band(kind, low, high, tiny):
     """The rounding happens (low) and is not a defect (high): 1e-3, 2e-2, 2e-1 in DESIGN §4, on its model."""
     rounded = tiny.with_options(OracleOptions(kv_round=kind))
@@ -160,18 +166,25 @@ def edited(model, tmp_path, **fields):
     return copy
 
 
-@pytest.mark.parametrize(("fields", "name"), [
-    ({"model_type": "mamba"}, "model_type"), ({"attention_bias": True}, "attention_bias"),
-    ({"hidden_act": "gelu"}, "hidden_act"), ({"new_scale": 2.0}, "new_scale"),
-    ({"sliding_window": 64}, "sliding_window"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "rope_type"),
-    ({"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
-    ({"rope_theta": 5e5}, "rope_theta"), ({"num_key_value_heads": "absent"}, "num_key_value_heads"),
-    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mscale": 2}}, "rope_parameters.mscale"),
-    ({"num_hidden_layers": 5}, "model.layers.5.input_layernorm.weight"),
-    ({"num_hidden_layers": 7}, "model.layers.6.input_layernorm.weight"),
-    ({"tie_word_embeddings": True}, "head"), ({"hidden_size": 64}, "model.embed_tokens.weight"),
-])
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"model_type": "mamba"}, "model_type"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"new_scale": 2.0}, "new_scale"),
+        ({"sliding_window": 64}, "sliding_window"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
+        ({"rope_theta": 5e5}, "rope_theta"),
+        ({"num_key_value_heads": "absent"}, "num_key_value_heads"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mscale": 2}}, "rope_parameters.mscale"),
+        ({"num_hidden_layers": 5}, "model.layers.5.input_layernorm.weight"),
+        ({"num_hidden_layers": 7}, "model.layers.6.input_layernorm.weight"),
+        ({"tie_word_embeddings": True}, "head"),
+        ({"hidden_size": 64}, "model.embed_tokens.weight"),
+    ],
+)
 def test_what_the_oracle_does_not_know_is_refused_by_name(fields, name, tmp_path):
     """Unknown keys, values and scalings, missing and surplus tensors, contradictions: never a guess."""
     with pytest.raises(ZeitgeistError) as refusal:
@@ -192,9 +205,15 @@ def test_damaged_weights_are_refused(length, tmp_path):
 def test_a_request_that_makes_no_sense_is_refused(tiny):
     """Layers, ids, hidden rows, caches and option names."""
     _, cache = tiny.prefill(IDS[:4])
-    for call in (lambda: tiny.run(IDS, None, 3, 2), lambda: tiny.run(IDS, None, 2), lambda: tiny.logits([512]),
-                 lambda: tiny.logits([]), lambda: tiny.run(None, None, 1, 2, np.zeros((1, 5))),
-                 lambda: tiny.run(IDS, cache, 0, 2), lambda: tiny.with_options(OracleOptions(kv_round="f8"))):
+    for call in (
+        lambda: tiny.run(IDS, None, 3, 2),
+        lambda: tiny.run(IDS, None, 2),
+        lambda: tiny.logits([512]),
+        lambda: tiny.logits([]),
+        lambda: tiny.run(None, None, 1, 2, np.zeros((1, 5))),
+        lambda: tiny.run(IDS, cache, 0, 2),
+        lambda: tiny.with_options(OracleOptions(kv_round="f8")),
+    ):
         with pytest.raises(ZeitgeistError, match="zg/oracle/bad-request"):
             call()
     with pytest.raises(ZeitgeistError, match="zg/oracle/bad-file"):
