@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 SUBJECTS ?= reference,torch,mlx,llama_cpp
 MATRIX ?= $(SUBJECTS),llama_cpp:kv-f16,llama_cpp:kv-q8_0,llama_cpp:kv-q4_0
 
-.PHONY: help setup certify test check nightly selftest docs bench allure clean
+.PHONY: help setup certify test check nightly published selftest docs bench allure clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,11 @@ test: setup ## everything that CI runs: the fast gate, then all tests on real en
 check: ## the fast gate: format, lint, types, import contracts, tidy, core tests (under a minute)
 	@$(BIN)/python tools/check.py
 
-nightly: setup ## the long one: full level, every mutant and honest variant on 25 seeds, fuzzing; writes docs/nightly/DATE.md
+nightly: setup ## the long one: full level, every mutant, honest variants on 10 seeds, fuzzing; writes docs/nightly/DATE.md
 	@$(BIN)/python tools/nightly.py
+
+published: setup ## certify engines as they are published; what the suite finds is the report (a FAIL here is a finding)
+	@$(BIN)/zg-certify run --subject mlx:raw,llama_cpp:stock,llama_cpp:fa,llama_cpp:kv-q8_0 --level standard --jobs $(JOBS) --out $(OUT)/published
 
 selftest: ## planted bugs and honest variants; publishes the kill score that certificates carry
 	@$(BIN)/zg-certify selftest --seeds 3 --jobs $(JOBS) --publish

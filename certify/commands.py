@@ -30,7 +30,7 @@ from certify.run import (
     run_checks,
     summary,
 )
-from certify.show import console, progress_of, show_result
+from certify.show import console, progress_of, show_matrix, show_result
 from zeitgeist.core.errors import REGISTRY, LocalProtocolError, ZeitgeistError
 
 __all__ = ["explain", "list_checks", "list_subjects", "matrix", "replay", "run", "selftest"]
@@ -109,6 +109,7 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
         with writing(result.request.folder):
             (result.request.folder / "summary.json").write_text(json.dumps(summary(result), indent=1), encoding="utf-8")
         show_result(result)
+    show_matrix(cells)
     write_report(args.out, results)
     if args.json:
         objects = [summary(result) for result in results]
@@ -290,11 +291,7 @@ def matrix(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"matrix": msgspec.to_builtins(cells)}))
     else:
-        for cell in cells:
-            print(
-                f"{cell.exporter:>24} -> {cell.importer:24} {cell.scenario:16} {cell.verdict:6} "
-                f"fidelity {cell.fidelity} (limit {cell.fidelity_limit}), loss {cell.loss}"
-            )
+        show_matrix(cells)
     return 1 if any(cell.verdict.bad for cell in cells) else 0
 
 

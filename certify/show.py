@@ -2,15 +2,15 @@
 next."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from certify.registry import FAMILIES
 from certify.run import Progress, RunResult
-from certify.verdict import Verdict, count_verdicts
+from certify.verdict import MatrixCell, Verdict, count_verdicts
 
-__all__ = ["console", "progress_of", "show_result"]
+__all__ = ["console", "progress_of", "show_matrix", "show_result"]
 
 STYLES = {
     Verdict.EXACT: "bold green",
@@ -132,3 +132,56 @@ def table(result: RunResult) -> Any:
         name = "all" if family == "*" else f"{family}  {FAMILIES[family].partition(':')[0]}"
         shown.add_row(name, *(str(row.get(verdict.value, "")) for verdict in used))
     return shown
+
+
+def show_matrix(cells: Sequence[MatrixCell]) -> None:
+    """Exporters down, importers across: fidelity, loss below it; pipelines after. Cells that do not hold say why."""
+    if not cells:
+        return
+    out = console()
+    exchanges = {(cell.exporter, cell.importer): cell for cell in cells if cell.importer}
+    if exchanges:
+        out.print(matrix_table(exchanges))
+    for cell in cells:
+        if not cell.importer:
+            out.print(f"pipeline {cell.exporter}: {cell_text(cell, ', loss ')}, limit {short(cell.fidelity_limit)}")
+    for cell in cells:
+        if cell.verdict.blocks:
+            where = f"{cell.exporter} -> {cell.importer}" if cell.importer else f"pipeline {cell.exporter}"
+            text = f"{cell.verdict} {where}: {cell.detail}"
+            out.print(text, style=STYLES[cell.verdict], markup=False, soft_wrap=True)
+
+
+def matrix_table(exchanges: Mapping[tuple[str, str], MatrixCell]) -> Any:
+    """Letters stand for subjects, so that seven of them fit into 80 columns; the last row is the widest limit."""
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for pair in exchanges for name in pair))
+    letters = dict(zip(names, "abcdefghijklmnopqrstuvwxyz" * 9, strict=False))
+    title = "KV cache made by the row, continued by the column: fidelity, loss below it (logits)"
+    shown = Table(title=title, title_justify="left", show_lines=True)
+    shown.add_column("made by")
+    for name in names:
+        shown.add_column(letters[name], justify="right")
+    for exporter in names:
+        row = (exchanges.get((exporter, importer)) for importer in names)
+        shown.add_row(f"{letters[exporter]} {exporter}", *(cell_text(cell) if cell else "" for cell in row))
+    limits = [max((c.fidelity_limit for (_, to), c in exchanges.items() if to == name), key=number) for name in names]
+    shown.add_row("fidelity limit", *(short(limit) for limit in limits))
+    return shown
+
+
+def number(text: str) -> float:
+    """A real of a cell; what was not measured is below everything."""
+    return float(text) if text else -1.0
+
+
+def short(text: str) -> str:
+    """Two figures of a real, or a dash."""
+    return f"{float(text):.1e}" if text else "–"
+
+
+def cell_text(cell: MatrixCell, between: str = "\n") -> str:
+    """Fidelity in the colour of the verdict, then loss; only the verdict when nothing was measured."""
+    shown = short(cell.fidelity) if cell.fidelity else str(cell.verdict)
+    return f"[{STYLES[cell.verdict]}]{shown}[/]{between}{short(cell.loss)}"
