@@ -335,10 +335,10 @@ def test_errors_are_ours(case: Case, subject: Subject) -> None:
 @check(
     id="B.clean-shutdown",
     family="B",
-    clause="I1, I12: shutdown is idempotent and ends the process",
+    clause="I1, I13: shutdown is idempotent and ends the process",
     level="smoke",
     needs=("prefill",),
-    requirement=("I1", "I12"),
+    requirement=("I1", "I13"),
     expectation="a child with an open session ends by itself with exit code 0; afterwards calls are refused",
 )
 def test_clean_shutdown(case: Case, start: Callable[[], Subject]) -> None:

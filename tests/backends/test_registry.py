@@ -11,7 +11,7 @@ import pytest
 from zeitgeist.backends import registry
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
 
-pytestmark = pytest.mark.requirement("I13")
+pytestmark = pytest.mark.requirement("I12")
 
 
 def package(folder: Path, name: str, entry: str, value: str) -> None:

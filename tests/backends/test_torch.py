@@ -36,7 +36,7 @@ class TestTorch(EngineContract):
         assert "qkv_bias" in engine.can_serve(ModelConfig(**{**fields, "qkv_bias": True}), "f32").reasons[0]
 
 
-@pytest.mark.requirement("I13")
+@pytest.mark.requirement("I12")
 @pytest.mark.parametrize(
     ("name", "engine"), [("torch", "torch"), ("torch", "transformers"), ("mlx", "mlx.core"), ("mlx", "mlx_lm")]
 )

@@ -1,5 +1,7 @@
-"""The example package is found by its entry point and computes what the reference computes (I13)."""
+"""The example package is found by its entry point and computes what the reference computes (I12)."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from zeitgeist.host.workers import Worker, WorkerSpec
 
-pytestmark = pytest.mark.requirement("I13")
+pytestmark = pytest.mark.requirement("I12")
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "fixtures/models/zg-tiny"
 NAME = "custom/example/blas"
@@ -82,3 +84,24 @@ def test_a_cache_goes_from_it_to_the_reference_and_back(installed: str) -> None:
             imported = taker.import_cache(giver.export_cache(held), ids)
             mine, theirs = giver.decode([held], [9]), taker.decode([imported.session], [9])
             assert np.abs(mine - theirs).max() <= 64 * 2**-24 * np.abs(mine).max()
+
+
+def test_it_is_certified_like_one_of_ours(installed: str, tmp_path: Path) -> None:
+    """`zg-certify run` from the command line, with only PYTHONPATH leading to the package: every family, level L4."""
+    command = [
+        Path(sys.executable).parent / "zg-certify",
+        "run",
+        "--subject",
+        NAME,
+        "--model",
+        MODEL,
+        "--level",
+        "smoke",
+    ]
+    command += ["--peers", "reference,llama_cpp", "--require", "L4-x32", "--out", tmp_path, "--json"]
+    environment = {**os.environ, "PYTHONPATH": installed}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert (told["subject"], told["failing"]) == (NAME, [])
+    assert Path(told["certificate"]).is_file()

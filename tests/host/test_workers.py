@@ -24,7 +24,7 @@ from zeitgeist.host import messages as m
 from zeitgeist.host.child import OUTPUT_BYTES_MAX, environment, sweep
 from zeitgeist.host.workers import Pending, Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
 
-pytestmark = pytest.mark.requirement("I12")
+pytestmark = pytest.mark.requirement("I13")
 
 
 def mutant(defect: str, service: str = "", timeout_s: float = 20.0) -> WorkerSpec:

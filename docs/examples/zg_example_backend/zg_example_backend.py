@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zeitgeist.backends.base import CacheArrays, LayerRange, Serve, Session, never
+from zeitgeist.backends.libraries import python_library
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelConfig
 from zeitgeist.core.errors import LocalProtocolError
@@ -44,7 +45,7 @@ class ExampleBackend:
     """Implements `zeitgeist.backends.base.Backend` by shape, not by inheritance; it claims no layer ranges."""
 
     def __init__(self) -> None:
-        self.counts = dict.fromkeys(("tokens_prefilled", "tokens_decoded"), 0)
+        self.counts = dict.fromkeys(("tokens_prefilled", "tokens_decoded", "sessions_open"), 0)
         self.context = 0
 
     def describe(self) -> BackendDescriptor:
@@ -52,7 +53,7 @@ class ExampleBackend:
             name="custom/example/blas",
             variant="",
             version="0.1.0",
-            libraries=(),
+            libraries=(python_library("numpy"),),  # what really computes, with the digest of its installation
             classes=("local_serving", "cache_capable"),
             capabilities=CLAIMS,
             families=("llama",),
@@ -94,12 +95,15 @@ class ExampleBackend:
     def open(self, layers: LayerRange | None = None) -> ExampleSession:
         count, shape = self.config.layer_count, (0, self.config.kv_head_count, self.config.head_dim)
         empty = [np.zeros(shape, np.float32)] * count
-        return ExampleSession(LayerRange(0, count), 0, list(empty), list(empty))
+        return self.counted(ExampleSession(LayerRange(0, count), 0, list(empty), list(empty)))
+
+    def counted(self, session: ExampleSession) -> ExampleSession:
+        self.counts["sessions_open"] += 1
+        return session
 
     def fork(self, session: Any) -> ExampleSession:
-        return ExampleSession(
-            session.layers, session.position_count, list(session.k), list(session.v)
-        )  # arrays never change
+        k, v = list(session.k), list(session.v)  # arrays never change, so a fork may share them
+        return self.counted(ExampleSession(session.layers, session.position_count, k, v))
 
     def truncate(self, session: Any, position_count: int) -> None:
         session.position_count = position_count
@@ -107,6 +111,7 @@ class ExampleBackend:
 
     def close(self, session: Any) -> None:
         session.k, session.v = [], []
+        self.counts["sessions_open"] -= 1
 
     def prefill(
         self,
@@ -172,7 +177,8 @@ class ExampleBackend:
 
     def import_cache(self, cache: CacheArrays, layers: LayerRange | None = None) -> ExampleSession:
         whole = LayerRange(0, self.config.layer_count)
-        return ExampleSession(whole, cache.position_count, [k.copy() for k in cache.k], [v.copy() for v in cache.v])
+        k, v = [k.copy() for k in cache.k], [v.copy() for v in cache.v]
+        return self.counted(ExampleSession(whole, cache.position_count, k, v))
 
     def metrics(self) -> Mapping[str, int]:
         return dict(self.counts)
