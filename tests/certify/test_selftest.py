@@ -158,11 +158,11 @@ def test_an_unknown_mutant_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_whole_bank_is_caught_and_no_honest_variant_is_flagged() -> None:
-    """Mutants by families meant for them; honest variants over three seeds, at smoke level, through every family."""
-    found = selftest(MODEL, seeds=(0, 1, 2))
+    """Mutants by families meant for them; honest variants through every family at smoke (ten seeds: `make nightly`)."""
+    found = selftest(MODEL, seeds=(0,))
     assert found.complete
     assert found.survivors == ()
     assert [run for run in found.honest if run.flagged] == []
-    assert len(found.honest) == 3 * len(HONEST)
+    assert len(found.honest) == len(HONEST)
     assert found.held
     assert found.score.killed == found.score.mutants == len(MUTANTS)
