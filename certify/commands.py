@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from certify import certificate, dsse
-from certify.environment import observe, suite_digest
+from certify.environment import judge_digest, observe, suite_digest
 from certify.levels import meets
 from certify.profile import STANDARD, load_profile
 from certify.records import read_records
@@ -100,7 +100,7 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
     for request, one in zip(asked, seen, strict=True):
         with progress_of(request.subject) as progress:
             results.append(run_checks(request, one, progress))
-    score = kill_score(suite_digest())
+    score = kill_score(judge_digest())
     cells = measure_cells(asked, names(args.matrix))
     for result in results:
         result.cells, result.kill_score = cells, score

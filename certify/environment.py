@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["SCORE_NAME", "Environment", "Package", "observe", "suite_digest"]
+__all__ = ["SCORE_NAME", "Environment", "Package", "judge_digest", "observe", "suite_digest"]
 
 PACKAGES = (
     "blake3",
@@ -31,6 +31,22 @@ PACKAGES = (
 )
 SCORE_NAME = "kill_score.json"
 """`certify/mutants/kill_score.json`: what `zg-certify selftest --publish` measured."""
+NOT_JUDGES = (
+    "certificate.py",
+    "cli.py",
+    "command.py",
+    "commands.py",
+    "dsse.py",
+    "environment.py",
+    "golden.py",
+    "ownership.py",
+    "replay.py",
+    "report",
+    "results.py",
+    "run.py",
+    "show.py",
+)
+"""Files of the suite that no verdict depends on."""
 SOURCES = (".py", ".toml", ".html", ".jinja", ".css", ".js", ".json")
 
 
@@ -90,14 +106,24 @@ def suite_digest(root: Path | None = None) -> str:
     """SHA-256 over path and content of every source file of this suite, in order of path.
 
     The same for a checkout and for the wheel made from it, so the model that travels in the wheel is left out; a
-    certificate binds it by its own digest. The published kill score names this digest, so it cannot be part of it.
+    certificate binds it by its own digest. The published kill score names a digest of these, so it cannot be of them.
     """
-    root = root or Path(__file__).parent
+    return digest_without(root or Path(__file__).parent, {SCORE_NAME})
+
+
+def judge_digest() -> str:
+    """The same over what can change a verdict: not the command line, the signing and the showing of results."""
+    return digest_without(Path(__file__).parent, {SCORE_NAME, *NOT_JUDGES})
+
+
+def digest_without(root: Path, names: set[str]) -> str:
+    """SHA-256 over the sources below root but for files and first folders of these names."""
     total = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.name == SCORE_NAME:
+        relative = path.relative_to(root)
+        if path.name in names or relative.parts[0] in names or {"__pycache__", "zg-tiny"} & set(relative.parts):
             continue
-        if path.suffix in SOURCES and not {"__pycache__", "zg-tiny"} & set(path.relative_to(root).parts):
+        if path.suffix in SOURCES:
             body = path.read_bytes()
-            total.update(f"{path.relative_to(root).as_posix()}\0{len(body)}\0".encode() + body)
+            total.update(f"{relative.as_posix()}\0{len(body)}\0".encode() + body)
     return "sha256:" + total.hexdigest()

@@ -158,9 +158,9 @@ def matrix_table(exchanges: Mapping[tuple[str, str], MatrixCell]) -> Any:
 
     names = list(dict.fromkeys(name for pair in exchanges for name in pair))
     letters = dict(zip(names, "abcdefghijklmnopqrstuvwxyz" * 9, strict=False))
-    title = "KV cache made by the row, continued by the column: fidelity, loss below it (logits)"
+    title = "KV cache made by the row, continued by the column: fidelity, loss (logits)"
     shown = Table(title=title, title_justify="left", show_lines=True)
-    shown.add_column("made by")
+    shown.add_column("made by", no_wrap=True)
     for name in names:
         shown.add_column(letters[name], justify="right")
     for exporter in names:
@@ -177,8 +177,8 @@ def number(text: str) -> float:
 
 
 def short(text: str) -> str:
-    """Two figures of a real, or a dash."""
-    return f"{float(text):.1e}" if text else "–"
+    """One figure of a real, or a dash: the report has the others."""
+    return f"{float(text):.0e}" if text else "–"
 
 
 def cell_text(cell: MatrixCell, between: str = "\n") -> str:

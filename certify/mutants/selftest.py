@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from certify.environment import suite_digest
+from certify.environment import judge_digest
 from certify.mutants.bank import HONEST, MUTANTS, Honest, Mutant
 from certify.profile import STANDARD
 from certify.records import read_records
@@ -239,7 +239,7 @@ def selftest(
     whole = set(MUTANTS) <= set(mutants) and set(HONEST) <= set(honest)
     return SelftestResult(
         score=score,
-        suite=suite_digest(),
+        suite=judge_digest(),
         complete=whole,
         mutants=tuple(caught[mutant.name] for mutant in mutants),
         honest=tuple(sorted(passed, key=lambda run: (run.name, run.seed))),

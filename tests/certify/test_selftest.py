@@ -26,6 +26,7 @@ from certify.mutants.selftest import (
 )
 from certify.run import kill_score
 from certify.verdict import KillScore
+from zeitgeist.core.errors import LocalProtocolError
 
 pytestmark = pytest.mark.requirement("W4")
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,10 +125,32 @@ def test_the_score_is_kept_for_the_same_sources_and_only_when_complete(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=complete))
-    args = argparse.Namespace(mutant=[], model=MODEL, seed=0, seeds=1, jobs=1, wide=False, json=False)
+    args = argparse.Namespace(mutant=[], model=MODEL, seed=0, seeds=1, jobs=1, wide=False, json=False, publish=False)
     assert command.run(args) == 0
     kept = kill_score("sha256:" + "ab" * 32)
     assert (kept.status, kept.killed) == (("run", 7) if complete else ("not run", 0))
+    assert kill_score("sha256:" + "cd" * 32).status == "not run"
+
+
+def test_a_published_score_counts_for_its_own_sources_and_only_when_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--publish` writes the table that a run on the same sources quotes; a part of the bank is refused."""
+    import argparse
+
+    path = tmp_path / "kill_score.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(command, "PUBLISHED_SCORE", path)
+    monkeypatch.setattr("certify.run.PUBLISHED_SCORE", path)
+    monkeypatch.setattr("certify.run.score_path", lambda digest: tmp_path / "nothing")
+    args = argparse.Namespace(mutant=[], model=MODEL, seed=0, seeds=1, jobs=1, wide=False, json=False, publish=True)
+    monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=False))
+    with pytest.raises(LocalProtocolError, match="publish"):
+        command.run(args)
+    assert not path.exists()
+    monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=True))
+    assert command.run(args) == 0
+    assert kill_score("sha256:" + "ab" * 32).killed == 7
     assert kill_score("sha256:" + "cd" * 32).status == "not run"
 
 

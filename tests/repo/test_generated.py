@@ -48,12 +48,14 @@ def test_the_published_kill_score_is_of_these_sources_and_whole() -> None:
     """A certificate carries the score only of the very sources it was measured on; `make selftest` renews it."""
     import json
 
-    from certify.environment import suite_digest
+    from certify.environment import judge_digest
     from certify.mutants.bank import HONEST, MUTANTS
     from certify.run import PUBLISHED_SCORE
 
     published = json.loads(PUBLISHED_SCORE.read_bytes())
-    assert published["suite"] == suite_digest(), "the suite has changed since: run `make selftest` and commit the file"
+    assert published["suite"] == judge_digest(), (
+        "what judges has changed since: run `make selftest` and commit the file"
+    )
     assert [one["name"] for one in published["mutants"] if not one["caught_by"]] == []
     assert {one["name"] for one in published["mutants"]} == {mutant.name for mutant in MUTANTS}
     assert {one["name"] for one in published["honest"]} == {variant.name for variant in HONEST}
