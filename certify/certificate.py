@@ -20,7 +20,7 @@ from certify.environment import Environment
 from certify.levels import Claims, Grade, claims_of, exchanges_of, grade
 from certify.profile import Profile
 from certify.records import merkle_root
-from certify.verdict import CaseRecord, Exchange, Finding, KillScore, MatrixCell, count_verdicts
+from certify.verdict import CaseRecord, Exchange, Finding, KillScore, MatrixCell, count_verdicts, findings_of
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
 from zeitgeist.core.errors import RemoteProtocolError
@@ -57,11 +57,12 @@ VALID_DAYS = 180
 
 
 class SuiteRef(Record, frozen=True, kw_only=True):
-    """Which checks ran: version and digest over the sources of `certify`."""
+    """Which checks ran and on which product: version, digests over the sources of `certify` and of `zeitgeist`."""
 
     major: int
     minor: int
     digest: str
+    product: str
 
 
 class ProfileRef(Record, frozen=True, kw_only=True):
@@ -175,6 +176,7 @@ def names_of(predicate: Predicate) -> tuple[Named, ...]:
 def build(
     *,
     suite_digest: str,
+    product_digest: str,
     profile: Profile,
     backend: BackendDescriptor,
     model: ModelDescriptor,
@@ -188,9 +190,8 @@ def build(
 ) -> Predicate:
     """The unsigned predicate of a run; counts, Merkle root, findings and grade are computed here, never passed in."""
     counts, exchanges = count_verdicts(records), exchanges_of(records)
-    findings = {finding.id + finding.subject: finding for record in records for finding in record.findings}
     return Predicate(
-        suite=SuiteRef(major=SUITE_VERSION[0], minor=SUITE_VERSION[1], digest=suite_digest),
+        suite=SuiteRef(major=SUITE_VERSION[0], minor=SUITE_VERSION[1], digest=suite_digest, product=product_digest),
         profile=ProfileRef(name=profile.name, version=profile.version, digest=profile.digest),
         backend=backend,
         model=model,
@@ -203,7 +204,7 @@ def build(
         merkle_root=merkle_root(records),
         exchanges=exchanges,
         matrix=tuple(matrix),
-        findings=tuple(findings[key] for key in sorted(findings)),
+        findings=findings_of(records),
         kill_score=kill_score,
         grade=grade(counts, exchanges, claims_of(backend), profile, admitted=admitted),
         issued=today.isoformat(),
@@ -244,6 +245,7 @@ def read_statement(payload: bytes) -> Statement:
         statement = msgspec.json.decode(payload, type=Statement)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise tampered("payload", f"not a certificate statement: {error}") from error
+    dsse.check_keys_once(payload, "payload")
     if statement.type != STATEMENT_TYPE:
         raise tampered("_type", f"got {statement.type[:80]!r}, wanted {STATEMENT_TYPE!r}")
     if statement.predicate_type != PREDICATE_TYPE:
@@ -276,10 +278,40 @@ def check_version(suite: SuiteRef) -> None:
         )
 
 
+def date_of(field: str, text: str) -> datetime.date:
+    """A day in the one form that we write, 2026-01-31."""
+    try:
+        day = datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise tampered(field, f"got {text[:40]!r}, wanted a date") from error
+    if day.isoformat() != text:
+        raise tampered(field, f"got {text[:40]!r}, wanted {day}")
+    return day
+
+
+def check_dates(predicate: Predicate, today: datetime.date) -> None:
+    """Issued by tomorrow at the latest (a day is not the same everywhere), for VALID_DAYS at most, not expired."""
+    issued, last = date_of("issued", predicate.issued), date_of("not_after", predicate.not_after)
+    if (issued - today).days > 1:
+        raise tampered("issued", f"it is from the future: {issued}, today is {today}")
+    if not 0 <= (last - issued).days <= VALID_DAYS:
+        raise tampered("not_after", f"got {issued} to {last}, wanted at most {VALID_DAYS} days")
+    if today > last:
+        raise RemoteProtocolError("zg/certify/expired", f"valid until {last}, today is {today}", "not_after")
+
+
 def check_grade(predicate: Predicate, profile: Profile) -> str:
-    """The grade follows from the counts under the profile it names; a note when that profile is not this one."""
-    if predicate.profile.digest != profile.digest:
-        return f"grade not recomputed: issued under profile {predicate.profile.name} {predicate.profile.digest[:19]}…"
+    """The grade follows from the counts under the profile that this suite ships; no other profile, no other grade."""
+    named = ProfileRef(name=profile.name, version=profile.version, digest=profile.digest)
+    if predicate.profile != named:
+        got = f"{predicate.profile.name} {predicate.profile.version} {predicate.profile.digest}"
+        raise RemoteProtocolError(
+            "zg/certify/bad-certificate",
+            f"got profile {got}, wanted the one of this suite, {named.name} {named.version} {named.digest}",
+            "profile",
+        )
+    if predicate.grade.assurance != "S":
+        raise tampered("grade", f"assurance {predicate.grade.assurance} is not earned: this suite issues S only")
     claims: Claims = claims_of(predicate.backend, predicate.kind)
     if (
         grade(predicate.counts, predicate.exchanges, claims, profile, predicate.grade.assurance, predicate.admitted)
@@ -298,6 +330,8 @@ def check_records(predicate: Predicate, records: Sequence[CaseRecord]) -> str:
     counts: Mapping[str, Mapping[str, int]] = count_verdicts(records)
     if counts != predicate.counts:
         raise tampered("counts", "they are not the counts of the records")
+    if findings_of(records) != predicate.findings:
+        raise tampered("findings", "they are not the findings of the records")
     if exchanges_of(records) != predicate.exchanges:
         raise tampered("exchanges", "they are not the exchanges of the records")
     return f"{len(records)} records recomputed"
@@ -332,10 +366,9 @@ def verify(
             "signature", "it does not verify: the payload was changed after signing, or signed by another key"
         )
     check_version(predicate.suite)
-    if today.isoformat() > predicate.not_after:
-        raise RemoteProtocolError(
-            "zg/certify/expired", f"valid until {predicate.not_after}, today is {today}", "not_after"
-        )
+    check_dates(predicate, today)
+    if not predicate.kill_score.sound:
+        raise tampered("kill_score", f"no self-test can give {predicate.kill_score}")
     notes = [check_grade(predicate, profile)]
     notes.append(check_records(predicate, records) if records is not None else "records not given: not recomputed")
     if trusted is not None and trusted != public:

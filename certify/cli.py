@@ -158,7 +158,7 @@ def add_late(sub: Any) -> None:
             "selftest",
             help="test the suite with planted bugs",
             description="Run mutants and honest "
-            "variants through the checks; keeps the kill score for the next certificates.",
+            "variants through the checks; with --publish certificates carry the kill score.",
         )
         add_selftest(selftest)
 

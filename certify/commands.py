@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from certify import certificate, dsse
-from certify.environment import judge_digest, observe, suite_digest
+from certify.environment import judge_digest, observe, product_digest, suite_digest
 from certify.levels import meets
 from certify.profile import STANDARD, load_profile
 from certify.records import read_records
@@ -104,7 +104,7 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
     cells = measure_cells(asked, names(args.matrix))
     for result in results:
         result.cells, result.kill_score = cells, score
-        if not result.request.partial and not result.defects:
+        if not result.why_no_certificate:
             issue(result, args.key, datetime.date.today())
         with writing(result.request.folder):
             (result.request.folder / "summary.json").write_text(json.dumps(summary(result), indent=1), encoding="utf-8")
@@ -258,7 +258,7 @@ def replay(args: argparse.Namespace) -> int:
             )
         with holding(request.out), progress_of(f"replay {request.subject}") as progress:
             result = run_checks(request, seen, progress)
-    reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest())
+    reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest(), product_digest())
     found = compare(old, result.records, reasons)
     rows = {
         "mode": found.mode,
@@ -296,7 +296,7 @@ def matrix(args: argparse.Namespace) -> int:
 
 
 def selftest(args: argparse.Namespace) -> int:
-    """Run the mutants; keep the score for the certificates that these very sources issue next."""
+    """Run the mutants; published, the score is in the certificates that these very sources issue."""
     from certify.mutants.command import run
 
     return run(args)

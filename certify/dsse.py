@@ -6,8 +6,10 @@ Law: what is signed is PAE(type, payload), never the JSON around it; the key id 
 import base64
 import binascii
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ __all__ = [
     "PAYLOAD_TYPE",
     "Envelope",
     "Signature",
+    "check_keys_once",
     "default_key_path",
     "key_id",
     "load_private",
@@ -138,12 +141,29 @@ def seal(payload: bytes, private: bytes) -> bytes:
     return msgspec.json.format(msgspec.json.encode(envelope, order="sorted"), indent=1) + b"\n"
 
 
+def check_keys_once(data: bytes, field: str) -> None:
+    """Refuse JSON with a key twice in one object: readers differ in which of the two they take."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(found)
+        if len(made) != len(found):
+            twice = next(key for number, (key, _) in enumerate(found) if key in dict(found[:number]))
+            raise RemoteProtocolError("zg/certify/tampered", f"key {twice[:80]!r} stands twice in one object", field)
+        return made
+
+    try:
+        json.loads(data, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError("zg/certify/tampered", f"not JSON: {error}", field) from error
+
+
 def open_envelope(data: bytes) -> tuple[Envelope, bytes]:
     """(envelope, payload) after checks of form, nothing of it trusted yet."""
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise RemoteProtocolError("zg/certify/bad-certificate", f"not a DSSE envelope: {error}", "envelope") from error
+    check_keys_once(data, "envelope")
     if envelope.payload_type != PAYLOAD_TYPE:
         raise RemoteProtocolError(
             "zg/certify/tampered", f"got {envelope.payload_type[:80]!r}, wanted {PAYLOAD_TYPE!r}", "payloadType"

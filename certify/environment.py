@@ -6,9 +6,19 @@ import os
 import platform
 from pathlib import Path
 
+import zeitgeist
 from zeitgeist.core.formats.canonical import Record
 
-__all__ = ["SCORE_NAME", "Environment", "Package", "judge_digest", "observe", "suite_digest"]
+__all__ = [
+    "SCORE_NAME",
+    "Environment",
+    "Package",
+    "digest_without",
+    "judge_digest",
+    "observe",
+    "product_digest",
+    "suite_digest",
+]
 
 PACKAGES = (
     "blake3",
@@ -111,9 +121,16 @@ def suite_digest(root: Path | None = None) -> str:
     return digest_without(root or Path(__file__).parent, {SCORE_NAME})
 
 
+def product_digest(root: Path | None = None) -> str:
+    """The same over the package `zeitgeist`: our adapters, conversions and reference are what is certified."""
+    return digest_without(root or Path(zeitgeist.__file__).parent, set())
+
+
 def judge_digest() -> str:
-    """The same over what can change a verdict: not the command line, the signing and the showing of results."""
-    return digest_without(Path(__file__).parent, {SCORE_NAME, *NOT_JUDGES})
+    """The same over what can change a verdict: the suite but for the command line, the signing and the showing of
+    results, and the whole product, which the mutants are planted in."""
+    judges = digest_without(Path(__file__).parent, {SCORE_NAME, *NOT_JUDGES})
+    return "sha256:" + hashlib.sha256(f"{judges}\0{product_digest()}".encode()).hexdigest()
 
 
 def digest_without(root: Path, names: set[str]) -> str:

@@ -34,13 +34,16 @@ class Comparison:
         return not self.differences
 
 
-def why_not_exact(old: Predicate, backend: BackendDescriptor, environment: Environment, suite: str) -> tuple[str, ...]:
+def why_not_exact(
+    old: Predicate, backend: BackendDescriptor, environment: Environment, suite: str, product: str
+) -> tuple[str, ...]:
     """What differs between the certificate's build and CPU and ours; empty: digests must be equal."""
     pairs = (
         ("libraries", old.backend.libraries, backend.libraries),
         ("cpu", old.environment.cpu, environment.cpu),
         ("packages", old.environment.packages, environment.packages),
         ("suite", old.suite.digest, suite),
+        ("product", old.suite.product, product),
         ("python", old.environment.python, environment.python),
     )
     return tuple(f"{name} differ" for name, was, now in pairs if was != now)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 
-__all__ = ["FULL", "LOCK", "ROOM_BYTES", "cache_dir", "holding", "make_out", "subject_dir", "writing"]
+__all__ = ["FULL", "LOCK", "ROOM_BYTES", "holding", "make_out", "subject_dir", "writing"]
 
 ROOM_BYTES = 20 << 20
 """20 MiB: note §4 sets that as the size of a standard run's evidence."""
@@ -30,11 +30,6 @@ LOCK = ".lock"
 def subject_dir(out: Path, subject: str) -> Path:
     """DIR/llama_cpp_fa for llama_cpp:fa; a name that could leave DIR cannot."""
     return out / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in subject).lstrip(".")
-
-
-def cache_dir() -> Path:
-    """For what may be made again: XDG_CACHE_HOME or ~/.cache, zeitgeist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zeitgeist"
 
 
 def make_out(out: Path, room: int = ROOM_BYTES) -> None:

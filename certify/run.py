@@ -2,12 +2,12 @@
 
 Law: this process loads no engine and runs no check. What a run needs from parts that are built on it is imported late:
 `certify.matrix.measure(subjects, model, profile, seed, progress) -> Sequence[MatrixCell]`,
-`certify.mutants.command.run(args) -> exit code`, which leaves a KillScore at `score_path`,
+`certify.mutants.command.run(args) -> exit code`, which leaves its table at `PUBLISHED_SCORE`,
 `certify.report.write(out, results, cells) -> Path`. While such a part is not there its subcommand is not there.
 """
 
-import contextlib
 import datetime
+import hashlib
 import importlib
 import json
 import os
@@ -22,12 +22,12 @@ from typing import IO, Any
 import msgspec
 
 from certify import certificate, dsse
-from certify.environment import SCORE_NAME, observe, suite_digest
+from certify.environment import SCORE_NAME, observe, product_digest, suite_digest
 from certify.levels import Grade, claims_of, exchanges_of, grade
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
-from certify.results import FULL, cache_dir, make_out, subject_dir, writing
-from certify.verdict import CaseRecord, Finding, KillScore, MatrixCell, count_verdicts
+from certify.results import FULL, make_out, subject_dir, writing
+from certify.verdict import CaseRecord, Finding, KillScore, MatrixCell, count_verdicts, findings_of
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
@@ -44,7 +44,6 @@ __all__ = [
     "late",
     "preflight",
     "run_checks",
-    "score_path",
     "summary",
 ]
 
@@ -114,19 +113,35 @@ class RunResult:
     @property
     def findings(self) -> list[Finding]:
         """Findings of all records, once each."""
-        found = {finding.id + finding.subject: finding for record in self.records for finding in record.findings}
-        return [found[key] for key in sorted(found)]
+        return list(findings_of(self.records))
+
+    @property
+    def why_no_certificate(self) -> str:
+        """In one line; "" when the run may be certified."""
+        if self.defects:
+            return "the suite itself failed"
+        return self.foreign_profile or ("only some of the checks ran" if self.request.partial else "")
+
+    @property
+    def foreign_profile(self) -> str:
+        """What to say of a profile that is not the suite's own: its author sets limits and levels. Else ""."""
+        if self.profile.digest == load_profile().digest:
+            return ""
+        return f"profile {self.profile.name} {self.profile.digest} is not the suite's own: no level, no certificate"
 
     @property
     def grade(self) -> Grade:
-        """The level held and why not the next."""
-        return grade(
+        """The level held and why not the next; under a profile that is not the suite's own none is held."""
+        got = grade(
             count_verdicts(self.records),
             exchanges_of(self.records),
             claims_of(self.backend),
             self.profile,
             admitted=not self.not_admitted,
         )
+        if not self.foreign_profile:
+            return got
+        return msgspec.structs.replace(got, level="", flags="", text="none", why_not=(self.foreign_profile,))
 
 
 def default_model() -> Path:
@@ -275,8 +290,9 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
 
 
 def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
-    """Sign and write DIR/<subject>/certificate.json. A partial run gets none; neither does one with a defective
-    suite."""
+    """Sign and write DIR/<subject>/certificate.json. A run that may have none is refused (`zg/certify/usage`)."""
+    if result.why_no_certificate:
+        raise LocalProtocolError("zg/certify/usage", f"no certificate: {result.why_no_certificate}", "certificate")
     request = result.request
     run = certificate.RunRef(
         subject=request.subject,
@@ -289,6 +305,7 @@ def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
     )
     predicate = certificate.build(
         suite_digest=suite_digest(),
+        product_digest=product_digest(),
         profile=result.profile,
         backend=result.backend,
         model=result.model,
@@ -328,6 +345,11 @@ def summary(result: RunResult) -> dict[str, Any]:
         "model": {"name": result.model.name, "digest": str(result.model.model)},
         "level": got.text,
         "why_not_higher": list(got.why_not),
+        "profile": {
+            "name": result.profile.name,
+            "version": result.profile.version,
+            "digest": result.profile.digest,
+        },
         "run_level": result.request.level,
         "seed": result.request.seed,
         "admitted": not result.not_admitted,
@@ -337,32 +359,40 @@ def summary(result: RunResult) -> dict[str, Any]:
         "matrix": msgspec.to_builtins(list(result.cells)),
         "findings": msgspec.to_builtins(result.findings),
         "certificate": str(result.certificate_path) if result.certificate_path else None,
+        "why_no_certificate": result.why_no_certificate,
         "defects": result.defects,
     }
 
 
 def kill_score(digest: str) -> KillScore:
-    """The kill score that `selftest` measured for exactly these sources of the suite, here or when they were published;
-    else "not run"."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(score_path(digest).read_bytes(), type=KillScore)
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        published = msgspec.json.decode(PUBLISHED_SCORE.read_bytes(), type=PublishedScore)
-        if published.suite == digest:
-            return published.score
-    return KillScore()
+    """The kill score counted from the published table, when that is whole and of these very sources; else "not run".
 
+    digest: of `judge_digest`. What the file says of itself is never taken: who caught what is counted here.
+    """
+    from certify.mutants.bank import HONEST, MUTANTS
+    from certify.mutants.selftest import SelftestResult
 
-class PublishedScore(msgspec.Struct, frozen=True):
-    """The part of a published self-test that a certificate needs; the rest of the file is the table of mutants."""
-
-    suite: str
-    score: KillScore
-
-
-def score_path(digest: str) -> Path:
-    """Where `selftest` leaves it."""
-    return cache_dir() / f"selftest-{digest.removeprefix('sha256:')[:32]}.json"
+    try:
+        data = PUBLISHED_SCORE.read_bytes()
+        found = msgspec.json.decode(data, type=SelftestResult)
+    except (OSError, msgspec.DecodeError):
+        return KillScore()
+    meant = {mutant.name: mutant.families for mutant in MUTANTS}
+    runs = {(run.name, run.seed) for run in found.honest}
+    whole = sorted(run.name for run in found.mutants) == sorted(meant) and {name for name, _ in runs} == {
+        variant.name for variant in HONEST
+    }
+    sound = len(runs) == len(found.honest) and not any(run.defects for run in (*found.mutants, *found.honest))
+    score = KillScore(
+        status="run",
+        killed=sum(any(case[:1] in meant.get(run.name, "") for case in run.caught_by) for run in found.mutants),
+        mutants=len(found.mutants),
+        flagged=sum(bool(run.flagged) or run.case_count < 1 for run in found.honest),
+        honest_runs=len(found.honest),
+    )
+    stated = found.complete and found.suite == digest and found.score == score
+    table = "sha256:" + hashlib.sha256(data).hexdigest()
+    return msgspec.structs.replace(score, table=table) if whole and sound and stated else KillScore()
 
 
 def late(module: str, name: str) -> Callable[..., Any] | None:

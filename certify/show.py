@@ -105,13 +105,16 @@ def show_result(result: RunResult) -> None:
         out.print(f"[bold red]not admitted[/]: {result.not_admitted}")
     if result.defects:
         out.print(f"[bold red]the suite itself failed[/] (exit code 3); see {result.request.folder / 'defects.txt'}")
-    if not result.request.partial:
+    if not result.why_no_certificate:
         out.print(
             f"[bold]{result.request.subject}[/] on {result.model.name}: [bold]{result.grade.text}[/] "
-            f"({result.request.level}); kill score: {result.kill_score.text}"
+            f"({result.request.level}, profile {result.profile.name} {result.profile.digest[:19]}…); "
+            f"kill score: {result.kill_score.text}"
         )
         for reason in result.grade.why_not:
             out.print(f"  not higher: {reason}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"no certificate: {result.why_no_certificate}", markup=False, soft_wrap=True)
     if result.certificate_path:
         out.print(f"certificate: {result.certificate_path}", soft_wrap=True)
 

@@ -4,6 +4,7 @@ Law: a verdict never becomes softer; reals stand in records as text (`repr` of t
 canonical bytes and a Merkle leaf that is equal everywhere. Clause: DESIGN §9, W1.
 """
 
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
@@ -21,6 +22,7 @@ __all__ = [
     "Metric",
     "Verdict",
     "count_verdicts",
+    "findings_of",
     "real",
     "worst",
 ]
@@ -85,13 +87,25 @@ def real(value: float) -> str:
 
 
 class Metric(Record, frozen=True, kw_only=True):
-    """One measured number. limit "" when it is information. source: a key of the profile ("" for information)."""
+    """One measured number. limit "" when it is information. source: a key of the profile ("" for information).
+
+    direction: value is wanted at most or at least limit; "" for information.
+    """
 
     name: str
     value: str
     limit: str
+    direction: Literal["at most", "at least", ""]
     unit: str
     source: str
+
+    @property
+    def holds(self) -> bool:
+        """The value is on the right side of its limit; NaN never is, information always."""
+        if not self.direction:
+            return True
+        value, limit = float(self.value), float(self.limit)
+        return value <= limit if self.direction == "at most" else value >= limit
 
 
 class Exact(Record, frozen=True, kw_only=True):
@@ -148,13 +162,25 @@ class MatrixCell(Record, frozen=True, kw_only=True):
 
 
 class KillScore(Record, frozen=True, kw_only=True):
-    """How many planted bugs the suite caught, by the family meant for them, and how many honest variants it flagged."""
+    """How many planted bugs the suite caught, by the family meant for them, and how many honest variants it flagged.
+
+    table: SHA-256 of the published table of runs that the numbers were counted from; "" when not run.
+    """
 
     status: Literal["run", "not run"] = "not run"
     killed: int = 0
     mutants: int = 0
     flagged: int = 0
     honest_runs: int = 0
+    table: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Numbers that a self-test can have: parts no larger than their wholes, nothing said when not run."""
+        if self.status == "not run":
+            return self == KillScore()
+        counts = 0 <= self.killed <= self.mutants > 0 and 0 <= self.flagged <= self.honest_runs
+        return counts and re.fullmatch(r"sha256:[0-9a-f]{64}", self.table) is not None
 
     @property
     def text(self) -> str:
@@ -203,3 +229,9 @@ def count_verdicts(records: Iterable[CaseRecord]) -> dict[str, dict[str, int]]:
             row = counts.setdefault(family, {})
             row[record.verdict.value] = row.get(record.verdict.value, 0) + 1
     return {family: dict(sorted(row.items())) for family, row in sorted(counts.items())}
+
+
+def findings_of(records: Iterable[CaseRecord]) -> tuple[Finding, ...]:
+    """Findings of all records, sorted, each once a subject."""
+    found = {finding.id + finding.subject: finding for record in records for finding in record.findings}
+    return tuple(found[key] for key in sorted(found))

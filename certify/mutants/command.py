@@ -1,12 +1,11 @@
-"""`zg-certify selftest`: run the bank, a line as each run ends, a table after, and the score kept for certificates.
+"""`zg-certify selftest`: run the bank, a line as each run ends, a table after; `--publish` keeps it for certificates.
 
-Law: the score is kept under the digest of these very sources, and only when all mutants and honest variants ran.
+Law: the table is published with the digest of these very sources, and only when all mutants and honest variants ran.
 """
 
 import argparse
 import difflib
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ import msgspec
 from certify.mutants.bank import HONEST, MUTANTS, Mutant
 from certify.mutants.selftest import HonestRun, MutantRun, SelftestResult, selftest
 from certify.results import writing
-from certify.run import PUBLISHED_SCORE, default_model, score_path
+from certify.run import PUBLISHED_SCORE, default_model
 from certify.show import console
 from zeitgeist.core.errors import LocalProtocolError
 
@@ -42,8 +41,6 @@ def run(args: argparse.Namespace) -> int:
         wide=args.wide,
         progress=lambda one: out.print(line(one), markup=False, soft_wrap=True),
     )
-    if result.complete:
-        keep(score_path(result.suite), msgspec.json.encode(result.score))
     if args.publish:
         publish(result)
     out.print(table(result))
@@ -65,20 +62,14 @@ def picked(names: list[str]) -> tuple[Mutant, ...]:
     return tuple(known[name] for name in names) or MUTANTS
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Leave the score where `run` finds it for certificates of the same sources."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
 def publish(result: SelftestResult) -> None:
     """Write the table beside the bank, to be committed: certificates of these very sources then carry the score."""
     if not result.complete:
         raise LocalProtocolError("zg/certify/usage", "only the whole bank with honest variants is published", "publish")
     short = [msgspec.structs.replace(one, caught_by=one.caught_by[:CAUGHT_BY_SHOWN]) for one in result.mutants]
     data = msgspec.json.encode(msgspec.structs.replace(result, mutants=tuple(short)), order="sorted")
-    keep(PUBLISHED_SCORE, msgspec.json.format(data, indent=1) + b"\n")
+    with writing(PUBLISHED_SCORE):
+        PUBLISHED_SCORE.write_bytes(msgspec.json.format(data, indent=1) + b"\n")
 
 
 def line(run: MutantRun | HonestRun) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from certify import certificate, dsse
 from certify.certificate import Predicate
-from certify.environment import observe, suite_digest
+from certify.environment import observe, product_digest, suite_digest
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
 from certify.results import subject_dir
@@ -86,8 +88,9 @@ def unsigned(result: RunResult, today: datetime.date) -> Predicate:
         peers=request.peers,
         command="",
     )
-    return certificate.build(
+    made = certificate.build(
         suite_digest=suite_digest(),
+        product_digest=product_digest(),
         profile=result.profile,
         backend=result.backend,
         model=result.model,
@@ -99,6 +102,7 @@ def unsigned(result: RunResult, today: datetime.date) -> Predicate:
         admitted=not result.not_admitted,
         today=today,
     )
+    return msgspec.structs.replace(made, grade=result.grade)
 
 
 def campaign_of(results: Sequence[RunResult], cells: Sequence[MatrixCell], today: datetime.date) -> Campaign:

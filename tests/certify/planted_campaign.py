@@ -88,7 +88,10 @@ def model() -> ModelDescriptor:
 def metric(name: str, value: float, limit: float | None, source: str = "fidelity.ulp") -> Metric:
     """A measured number, with a limit or for information."""
     shown = "" if limit is None else repr(limit)
-    return Metric(name=name, value=repr(value), limit=shown, unit="logit", source=source if shown else "")
+    direction = "at most" if shown else ""
+    return Metric(
+        name=name, value=repr(value), limit=shown, direction=direction, unit="logit", source=source if shown else ""
+    )
 
 
 def record(
@@ -189,6 +192,10 @@ def refused(exporter: str, importer: str) -> MatrixCell:
     )
 
 
+TABLE = "sha256:" + "01" * 32
+"""Digest of a published table of mutants."""
+
+
 def cells(subjects: tuple[str, ...]) -> tuple[MatrixCell, ...]:
     """Every direction in one or two forms; reference → torch fails; one pipeline."""
     made: list[MatrixCell] = []
@@ -234,6 +241,7 @@ def planted_campaign(subjects: tuple[str, ...] = SUBJECTS, cases: int = 4, matri
         found = records(name, cases)
         predicate = certificate.build(
             suite_digest="sha256:" + "cd" * 32,
+            product_digest="sha256:" + "ef" * 32,
             profile=profile,
             backend=backend(name),
             model=model(),
@@ -241,7 +249,7 @@ def planted_campaign(subjects: tuple[str, ...] = SUBJECTS, cases: int = 4, matri
             environment=environment,
             records=found,
             matrix=shown,
-            kill_score=KillScore(status="run", killed=24, mutants=24, flagged=0, honest_runs=60),
+            kill_score=KillScore(status="run", killed=24, mutants=24, flagged=0, honest_runs=60, table=TABLE),
             admitted=True,
             today=datetime.date(2026, 11, 21),
         )

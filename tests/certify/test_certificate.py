@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from certify import certificate, dsse
+import zeitgeist
+from certify import certificate, dsse, environment
 from certify.certificate import VALID_DAYS, Predicate, RunRef, Statement, part_digests, read_statement, sign, verify
-from certify.environment import observe, suite_digest
+from certify.environment import digest_without, observe, product_digest, suite_digest
 from certify.profile import load_profile
 from certify.records import from_json, merkle_root, to_json, write_records
 from certify.verdict import CaseRecord, Exact, Finding, KillScore, MatrixCell, Metric, Verdict
@@ -49,7 +50,9 @@ def record(number: int, family: str = "B", verdict: Verdict = Verdict.PASS) -> C
         level="smoke",
         subject="toy",
         command="c",
-        metrics=(Metric(name="m", value="0.5", limit="1.0", unit="", source="cache.uncached_x32"),),
+        metrics=(
+            Metric(name="m", value="0.5", limit="1.0", direction="at most", unit="", source="cache.uncached_x32"),
+        ),
         digests=(Exact(name="d", digest="00"),),
         findings=(finding,),
     )
@@ -140,6 +143,7 @@ def predicate() -> Predicate:
     )
     return certificate.build(
         suite_digest=suite_digest(),
+        product_digest=product_digest(),
         profile=PROFILE,
         backend=toy_backend(),
         model=toy_model(),
@@ -149,11 +153,12 @@ def predicate() -> Predicate:
         matrix=(cell,),
         admitted=True,
         today=TODAY,
-        kill_score=KillScore(status="run", killed=16, mutants=16, honest_runs=60),
+        kill_score=KillScore(status="run", killed=16, mutants=16, honest_runs=60, table="sha256:" + "01" * 32),
     )
 
 
-GOOD = sign(predicate(), KEY)
+GOOD_PREDICATE = predicate()
+GOOD = sign(GOOD_PREDICATE, KEY)
 
 
 def check(data: bytes, **more: Any) -> certificate.Verification:
@@ -192,6 +197,7 @@ def test_without_a_trusted_key_it_is_integrity_only() -> None:
 
 EDITS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "suite digest": ("suite", lambda p: p["suite"].update(digest="sha256:" + "0" * 64)),
+    "product digest": ("suite", lambda p: p["suite"].update(product="sha256:" + "0" * 64)),
     "profile": ("profile", lambda p: p["profile"].update(digest="sha256:" + "0" * 64)),
     "engine version": ("backend", lambda p: p["backend"].update(version="2")),
     "library digest": ("backend", lambda p: p["backend"]["libraries"][0].update(digest="blake3:00")),
@@ -315,6 +321,76 @@ def test_a_grade_that_does_not_follow_is_refused_even_when_its_issuer_signed_it(
     assert caught.value.field == "grade"
 
 
+def replaced(part: str, **fields: Any) -> dict[str, Any]:
+    """A change of fields of one part."""
+    return {part: msgspec.structs.replace(getattr(predicate(), part), **fields)}
+
+
+LIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "another profile": ("profile", replaced("profile", digest="sha256:" + "0" * 64)),
+    "another name of the profile": ("profile", replaced("profile", name="strict")),
+    "wide assurance": ("grade", replaced("grade", assurance="W", text="L1-x32-W")),
+    "a finding left out": ("findings", {"findings": predicate().findings[1:]}),
+    "more caught than planted": ("kill_score", replaced("kill_score", killed=999)),
+    "fewer flagged than none": ("kill_score", replaced("kill_score", flagged=-5)),
+    "flagged more than run": ("kill_score", replaced("kill_score", flagged=61)),
+    "no mutants": ("kill_score", replaced("kill_score", killed=0, mutants=0)),
+    "no table": ("kill_score", replaced("kill_score", table="")),
+    "a score that was not run": ("kill_score", replaced("kill_score", status="not run")),
+    "issued at no date": ("issued", {"issued": "yesterday"}),
+    "issued in another form": ("issued", {"issued": "20261121"}),
+    "issued in the future": ("issued", {"issued": "2026-11-23"}),
+    "never expires": ("not_after", {"not_after": "zzzz"}),
+    "valid too long": ("not_after", {"not_after": "2027-05-21"}),
+    "over before it began": ("not_after", {"not_after": "2026-11-20"}),
+}
+
+
+@pytest.mark.requirement("W3")
+@pytest.mark.parametrize("name", LIES)
+def test_what_no_run_can_give_is_refused_even_when_its_issuer_signed_it(name: str) -> None:
+    """A trusted issuer with a gutted profile, a score of its own, findings left out, or dates to its liking."""
+    field, change = LIES[name]
+    with pytest.raises(ZeitgeistError) as caught:
+        check(sign(msgspec.structs.replace(predicate(), **change), KEY))
+    assert caught.value.field == field
+
+
+@pytest.mark.requirement("W3")
+def test_a_key_that_stands_twice_is_refused_though_signed() -> None:
+    """In the envelope, and in a payload that is signed as it stands: readers would differ in which they take."""
+    twice = GOOD.replace(b'"payloadType"', b'"payloadType":"application/json","payloadType"', 1)
+    with pytest.raises(ZeitgeistError, match="stands twice") as caught:
+        check(twice)
+    assert caught.value.field == "envelope"
+    body = base64.b64decode(json.loads(GOOD)["payload"]).replace(b'"seed":0', b'"seed":7,"seed":0', 1)
+    with pytest.raises(ZeitgeistError, match="stands twice") as caught:
+        check(dsse.seal(body, KEY))
+    assert caught.value.field == "payload"
+
+
+@pytest.mark.requirement("W3")
+def test_the_product_digest_sees_every_source_of_the_product(tmp_path: Path) -> None:
+    """A letter of one adapter, a file more; it is of the package and not of the suite."""
+    package = tmp_path / "zeitgeist" / "backends"
+    package.mkdir(parents=True)
+    (package / "torch.py").write_text("a = 1\n")
+    first = product_digest(package.parent)
+    (package / "torch.py").write_text("a = 2\n")
+    second = product_digest(package.parent)
+    (package / "more.py").write_text("")
+    assert len({first, second, product_digest(package.parent), product_digest(), suite_digest()}) == 5
+    assert product_digest() == digest_without(Path(zeitgeist.__file__).parent, set()) == GOOD_PREDICATE.suite.product
+
+
+@pytest.mark.requirement("W4")
+def test_the_kill_score_is_keyed_to_the_product_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutants are planted in it: another adapter, another score."""
+    before = environment.judge_digest()
+    monkeypatch.setattr(environment, "product_digest", lambda: "sha256:00")
+    assert environment.judge_digest() != before
+
+
 @pytest.mark.requirement("W3")
 def test_it_expires() -> None:
     """Valid on the last day, refused on the next."""
@@ -367,7 +443,10 @@ def test_the_merkle_root_sees_order_of_case_and_nothing_else() -> None:
 def test_verify_starts_fast_and_imports_no_engine(tmp_path: Path) -> None:
     """The command from start to end in under a second (the fastest of three: other work may run beside it)."""
     path = tmp_path / "certificate.json"
-    path.write_bytes(sign(msgspec.structs.replace(predicate(), not_after="2999-01-01"), KEY))
+    today = datetime.date.today()
+    last = today + datetime.timedelta(days=VALID_DAYS)
+    fresh = msgspec.structs.replace(predicate(), issued=today.isoformat(), not_after=last.isoformat())
+    path.write_bytes(sign(fresh, KEY))
     write_records(tmp_path / "records.jsonl", RECORDS)
     code = (
         "import sys; from certify.cli import main; code = main(['verify', sys.argv[1]]); "

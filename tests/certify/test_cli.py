@@ -83,6 +83,22 @@ def test_require_decides_the_exit_code(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "reference" / "certificate.json").exists()
 
 
+@pytest.mark.requirement("W2")
+def test_a_profile_of_ones_own_holds_no_level_and_gives_no_certificate(tmp_path: Path) -> None:
+    """Though only its name differs: the checks run and are shown, and even L0 is not met."""
+    text = (ROOT / "certify" / "profiles" / "standard.toml").read_text(encoding="utf-8")
+    profile = tmp_path / "mine.toml"
+    profile.write_text(text.replace('name = "standard"', 'name = "mine"', 1), encoding="utf-8")
+    assert 'name = "mine"' in profile.read_text(encoding="utf-8")
+    words = ("run", "--peers", "none", "--families", "B", "--profile", str(profile), "--out", str(tmp_path / "out"))
+    ran = zg(tmp_path, *words, "--require", "L0", "--json")
+    found = json.loads(ran.stdout)
+    assert ran.returncode == 1 and found["failing"] == [] and found["level"] == "none", ran.stderr
+    assert found["profile"]["name"] == "mine" and found["profile"]["digest"] in found["why_no_certificate"]
+    assert "is not the suite's own" in ran.stderr and found["certificate"] is None
+    assert not (tmp_path / "out" / "reference" / "certificate.json").exists()
+
+
 @pytest.mark.requirement("W1")
 def test_a_crash_of_the_subject_is_exit_1(tmp_path: Path) -> None:
     """abort() inside truncate: one CRASH with the command that repeats it."""

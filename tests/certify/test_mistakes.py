@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from certify import certificate, dsse
-from certify.environment import observe, suite_digest
+from certify.environment import observe, product_digest, suite_digest
 from certify.geometry import GEOMETRIES, write_geometry
 from certify.profile import load_profile
 from certify.results import holding, make_out
@@ -209,6 +210,7 @@ def issued(tmp_path: Path) -> Path:
     )
     made = certificate.build(
         suite_digest=suite_digest(),
+        product_digest=product_digest(),
         profile=load_profile(),
         backend=create("reference", {}).describe(),
         model=open_bundle(MODEL).descriptor(),
@@ -225,6 +227,19 @@ def issued(tmp_path: Path) -> Path:
     (folder / "records.jsonl").write_text("")
     (folder / "certificate.json").write_bytes(certificate.sign(made, dsse.load_private(key)))
     return folder / "certificate.json"
+
+
+@pytest.mark.requirement("W3")
+@pytest.mark.parametrize("command", ["verify", "replay"])
+def test_a_certificate_under_a_profile_of_its_issuer_is_refused(command: str, tmp_path: Path) -> None:
+    """Signed and whole, but its limits are another's: exit 1, the part named, and nothing is run again."""
+    path = issued(tmp_path)
+    made = certificate.read_statement(dsse.open_envelope(path.read_bytes())[1]).predicate
+    mine = msgspec.structs.replace(made.profile, digest="sha256:" + "0" * 64)
+    key = dsse.load_private(tmp_path / "config" / "zeitgeist" / "keys" / "certify.pem")
+    path.write_bytes(certificate.sign(msgspec.structs.replace(made, profile=mine), key))
+    ran = zg(tmp_path, command, str(path))
+    one_line(ran, 1, "profile", "zg/certify/bad-certificate")
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 import msgspec
 import pytest
+from planted_campaign import planted_campaign
 
-from certify.replay import compare
+from certify.replay import compare, why_not_exact
 from certify.verdict import CaseRecord, Exact, Verdict
 
 
@@ -27,6 +28,16 @@ def test_an_equal_build_must_give_equal_digests_and_another_need_not() -> None:
     assert (exact.mode, exact.same, exact.digest_count) == ("exact", False, 2)
     assert exact.differences == ("B.b: digest of d differs",)
     assert (tolerant.mode, tolerant.same) == ("tolerance", True)
+
+
+@pytest.mark.requirement("W3")
+def test_every_part_of_the_build_decides_the_mode() -> None:
+    """Suite and product: an adapter that was edited is another build."""
+    old = planted_campaign(("torch",)).subjects[0].predicate
+    same = (old, old.backend, old.environment)
+    assert why_not_exact(*same, old.suite.digest, old.suite.product) == ()
+    assert why_not_exact(*same, old.suite.digest, "sha256:00") == ("product differ",)
+    assert why_not_exact(*same, "sha256:00", old.suite.product) == ("suite differ",)
 
 
 @pytest.mark.requirement("W3")

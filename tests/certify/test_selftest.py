@@ -1,11 +1,13 @@
 """The self-test (W4): bugs are caught by the family meant for them, honest engines are not flagged, and it can fail."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -116,42 +118,108 @@ def result(
     )
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_the_score_is_kept_for_the_same_sources_and_only_when_complete(
-    complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Certificates of other sources say "not run"; so do those after a part of the bank."""
-    import argparse
+DIGEST = "sha256:" + "ab" * 32
 
+
+def whole() -> dict[str, Any]:
+    """What a self-test of the whole bank publishes when each mutant is caught and no honest run is flagged."""
+    caught = [
+        MutantRun(
+            name=mutant.name, group=mutant.group, families=mutant.families, caught_by=(mutant.families[0] + ".x",),
+            also_by=(), first="", defects="", seconds="1.0",
+        )
+        for mutant in MUTANTS
+    ]  # fmt: skip
+    passed = [
+        HonestRun(name=variant.name, seed=0, case_count=9, flagged=(), defects="", seconds="1.0") for variant in HONEST
+    ]
+    score = KillScore(status="run", killed=len(caught), mutants=len(caught), honest_runs=len(passed))
+    found = msgspec.structs.replace(result(caught, passed), score=score)
+    return json.loads(msgspec.json.encode(found))
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a score that the table does not give": lambda t: t["score"].update(killed=999, flagged=-5),
+    "other sources": lambda t: t.update(suite="sha256:" + "cd" * 32),
+    "a part of the bank": lambda t: t.update(complete=False),
+    "a mutant left out": lambda t: (
+        t["mutants"].pop(), t["score"].update(killed=len(MUTANTS) - 1, mutants=len(MUTANTS) - 1)
+    ),
+    "a mutant twice": lambda t: (
+        t["mutants"].append(t["mutants"][0]), t["score"].update(killed=len(MUTANTS) + 1, mutants=len(MUTANTS) + 1)
+    ),
+    "a mutant of another name": lambda t: t["mutants"][0].update(name="easy"),
+    "a survivor that is said to be caught": lambda t: t["mutants"][0].update(caught_by=[]),
+    "a survivor that is counted right but defective": lambda t: (
+        t["mutants"][0].update(caught_by=[], defects="x"), t["score"].update(killed=len(MUTANTS) - 1)
+    ),
+    "caught by a family not meant": lambda t: t["mutants"][0].update(caught_by=["Z.x"]),
+    "a defect of the suite": lambda t: t["mutants"][0].update(defects="KeyError"),
+    "an honest variant left out": lambda t: (t["honest"].pop(), t["score"].update(honest_runs=len(HONEST) - 1)),
+    "an honest run twice": lambda t: (
+        t["honest"].append(t["honest"][0]), t["score"].update(honest_runs=len(HONEST) + 1)
+    ),
+    "a flag that is not counted": lambda t: t["honest"][0].update(flagged=["FAIL T.x: y"]),
+    "an unknown field": lambda t: t.update(gold=True),
+}  # fmt: skip
+
+
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: object) -> Path:
+    """A table in place of the committed one."""
+    path = tmp_path / "kill_score.json"
+    path.write_bytes(msgspec.json.encode(table))
+    monkeypatch.setattr("certify.run.PUBLISHED_SCORE", path)
+    return path
+
+
+def test_a_score_is_counted_from_the_published_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and of these sources: the numbers, with the digest of the file they were counted from."""
+    path = published(tmp_path, monkeypatch, whole())
+    found = kill_score(DIGEST)
+    assert (found.killed, found.mutants, found.flagged, found.honest_runs) == (len(MUTANTS),) * 2 + (0, len(HONEST))
+    assert found.sound and found.table == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert kill_score("sha256:" + "cd" * 32) == KillScore()
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_table_that_was_edited_gives_no_score(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thing changed in a table that counts: "not run", never a number of the file's own."""
+    table = whole()
+    FORGED[name](table)
+    published(tmp_path, monkeypatch, table)
+    assert kill_score(DIGEST) == KillScore()
+
+
+def test_no_file_of_the_user_is_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score in the cache folder, under any name it ever had, is not looked at."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=complete))
-    args = argparse.Namespace(mutant=[], model=MODEL, seed=0, seeds=1, jobs=1, wide=False, json=False, publish=False)
-    assert command.run(args) == 0
-    kept = kill_score("sha256:" + "ab" * 32)
-    assert (kept.status, kept.killed) == (("run", 7) if complete else ("not run", 0))
-    assert kill_score("sha256:" + "cd" * 32).status == "not run"
+    monkeypatch.setattr("certify.run.PUBLISHED_SCORE", tmp_path / "none.json")
+    (tmp_path / "zeitgeist").mkdir()
+    path = tmp_path / "zeitgeist" / f"selftest-{'ab' * 16}.json"
+    path.write_text('{"status":"run","killed":999,"mutants":16,"flagged":-5,"honest_runs":60}')
+    assert kill_score(DIGEST) == KillScore()
 
 
-def test_a_published_score_counts_for_its_own_sources_and_only_when_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_whole_bank_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--publish` writes the table that a run on the same sources quotes; a part of the bank is refused."""
     import argparse
 
     path = tmp_path / "kill_score.json"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(command, "PUBLISHED_SCORE", path)
     monkeypatch.setattr("certify.run.PUBLISHED_SCORE", path)
-    monkeypatch.setattr("certify.run.score_path", lambda digest: tmp_path / "nothing")
     args = argparse.Namespace(mutant=[], model=MODEL, seed=0, seeds=1, jobs=1, wide=False, json=False, publish=True)
     monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=False))
     with pytest.raises(LocalProtocolError, match="publish"):
         command.run(args)
     assert not path.exists()
-    monkeypatch.setattr(command, "selftest", lambda *_args, **_options: result(complete=True))
+    found = msgspec.convert(whole(), SelftestResult)
+    monkeypatch.setattr(command, "selftest", lambda *_args, **_options: found)
+    args.publish = False
     assert command.run(args) == 0
-    assert kill_score("sha256:" + "ab" * 32).killed == 7
-    assert kill_score("sha256:" + "cd" * 32).status == "not run"
+    assert not path.exists()
+    args.publish = True
+    assert command.run(args) == 0
+    assert kill_score(DIGEST).killed == len(MUTANTS)
 
 
 def zg(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -169,7 +237,7 @@ def test_the_command_prints_one_object(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["mutants"][0]["caught_by"] == ["T.piece-by-piece"]
     assert found["score"]["killed"] == found["score"]["mutants"] == 1
-    assert not list(tmp_path.rglob("selftest-*.json"))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_an_unknown_mutant_is_one_line(tmp_path: Path) -> None:
