@@ -1,5 +1,7 @@
 """The parent's side of a worker: it notices death, silence and lies, and leaves nothing behind (I1, I12)."""
 
+import contextlib
+import json
 import os
 import re
 import select
@@ -9,6 +11,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +22,12 @@ from conftest import TESTS, spec, started
 from toy_mutants import LIES
 
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
+from zeitgeist.core.formats.canonical import encode
 from zeitgeist.core.wire.frame import Channel, Frame, encode_frame
 from zeitgeist.host import messages as m
+from zeitgeist.host import worker_main
 from zeitgeist.host.child import OUTPUT_BYTES_MAX, environment, sweep
+from zeitgeist.host.worker_main import refusal
 from zeitgeist.host.workers import Pending, Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
 
 pytestmark = pytest.mark.requirement("I13")
@@ -226,7 +232,11 @@ def test_a_worker_dies_with_its_parent_even_inside_an_engine() -> None:
         assert parent.stdout is not None
         pid, folder = parent.stdout.readline().split()
         parent.kill()
-        assert gone(int(pid))
+        try:
+            assert gone(int(pid))
+        finally:  # a worker that failed this test must not hang on after it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
     sweep(Path(tempfile.gettempdir()))
     assert not Path(folder).exists()
 
@@ -324,6 +334,65 @@ def test_a_call_too_large_for_a_frame_is_refused_before_it_is_sent() -> None:
             worker.tokenize("x" * (2 << 20))
         assert caught.value.id == "zg/wire/frame-too-large"
         assert worker.probe("decode")
+
+
+CACHE_HEADERS = {
+    "surrogate in a dtype": {"a": {"dtype": "\ud800", "shape": [1], "data_offsets": [0, 4]}},
+    "surrogate in a name": {"\ud800": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+    "name of megabytes": {"x" * 1_990_000: {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+    "zeros that hide a product": {"a": {"dtype": "F32", "shape": [0, 1 << 48, 1 << 48], "data_offsets": [0, 0]}},
+}
+
+
+@pytest.mark.requirement("R3")
+def test_foreign_cache_bytes_are_refused_and_the_worker_lives_on() -> None:
+    """Headers whose refusal could not be written, or not sent; after each of them the same worker answers."""
+    model = Path(__file__).parents[2] / "fixtures/models/zg-tiny"
+    with Worker.start(WorkerSpec(backend="reference")) as worker:
+        worker.load(model)
+        for name, header in CACHE_HEADERS.items():
+            head = json.dumps(header).encode()
+            data = len(head).to_bytes(8, "little") + head + (b"" if "zeros" in name else bytes(4))
+            with pytest.raises(ZeitgeistError) as caught:
+                worker.import_cache(data, [5, 6, 7])
+            assert caught.value.id.startswith("zg/safetensors/"), (name, str(caught.value))
+            assert worker.prefill(worker.open(), [5, 6, 7]).shape[0] == 3
+
+
+@pytest.mark.parametrize("changed", [{"detail": "x" * 3_000_000}, {"field": "\ud800" * 9}])
+def test_a_refusal_changed_after_it_was_made_can_still_be_sent(changed: dict[str, str]) -> None:
+    """The worker bounds what it sends, however the error came by its texts."""
+    error = ZeitgeistError("zg/backend/failed", "detail", "field")
+    vars(error).update(changed)
+    assert len(encode(m.Reply(number=1, refusal=refusal(error)))) < 4000
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda worker: worker.prefill(0, [1, 2**70]), "ids[1]"),
+        (lambda worker: worker.decode([10**400], [1]), "sessions[0]"),
+        (lambda worker: worker.open(-(2**64)), "first"),
+        (lambda worker: worker.tokenize("a\ud800"), "text"),
+    ],
+)
+def test_an_argument_that_no_message_can_hold_is_refused_by_its_name(
+    call: Callable[[Worker], object], field: str
+) -> None:
+    """Before anything is sent; the worker answers the next call."""
+    with started() as worker:
+        with pytest.raises(LocalProtocolError) as caught:
+            call(worker)
+        assert (caught.value.id, caught.value.field) == ("zg/backend/bad-argument", field)
+        assert worker.probe("decode")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
+def test_a_worker_whose_kernel_would_let_it_outlive_its_parent_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prctl answers an unknown option with an error, as a sandbox that forbids it does."""
+    monkeypatch.setattr(worker_main, "PR_SET_PDEATHSIG", 1 << 20)
+    with pytest.raises(OSError, match="die with our parent"):
+        worker_main.die_with_parent(os.getppid())
 
 
 @pytest.mark.requirement("I1")

@@ -1,8 +1,11 @@
 """Opening models: every form that we read, and every other refused by name without being opened."""
 
+import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +60,85 @@ def test_sharded_weights_are_one_model(zg_tiny: ModelBundle, tmp_path: Path) -> 
     assert open_bundle(directory).descriptor().model == zg_tiny.descriptor().model
     (directory / "model-1.safetensors").unlink()
     assert refused(directory).id == "zg/safetensors/unreadable"
+
+
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json", "s.safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_what_is_not_a_regular_file_is_refused_and_never_read(tmp_path: Path, name: str, kind: str) -> None:
+    """A FIFO would hold its reader for ever, /dev/zero fill the memory: a child reads, so that a failure ends too."""
+    directory = copied(tmp_path / "m")
+    if name in ("model.safetensors.index.json", "s.safetensors"):
+        (directory / "model.safetensors").unlink()
+        (directory / "model.safetensors.index.json").write_text('{"weight_map": {"x": "s.safetensors"}}')
+    (directory / name).unlink(missing_ok=True)
+    make = {"fifo": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind]
+    make(directory / name)
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "from pathlib import Path; from zeitgeist.core.errors import ZeitgeistError\n"
+        "from zeitgeist.models.bundle import open_bundle\n"
+        "try:\n    open_bundle(Path(sys.argv[1])).descriptor()\nexcept ZeitgeistError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr[-400:]
+    if name == "model.safetensors.index.json":
+        assert "weights.npz" in done.stdout  # an index that is no file is no index, so nothing holds the weights
+    else:
+        assert name in done.stdout and "not a regular file" in done.stdout, done.stdout
+
+
+@pytest.mark.requirement("R3")
+def test_a_chat_template_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    """Half a surrogate pair in tokenizer_config.json; bytes that are not UTF-8 in chat_template.jinja."""
+    directory = copied(tmp_path / "m")
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "\ud800"}))
+    error = refused(directory)
+    assert (error.id, error.field) == ("zg/model/bad-config", "tokenizer_config.json: chat_template")
+    (directory / "chat_template.jinja").write_bytes(b"\xff")
+    error = refused(directory)
+    assert (error.id, error.field) == ("zg/model/bad-config", "chat_template.jinja")
+
+
+@pytest.mark.requirement("R3")
+def test_members_of_an_npz_that_share_their_bytes_are_refused_together(tmp_path: Path) -> None:
+    """90 names for one stored member: each alone is sound, together they are 90 times what the archive holds."""
+    directory = copied(tmp_path / "m")
+    (directory / "model.safetensors").unlink()
+    with zipfile.ZipFile(directory / "weights.npz", "w") as archive:
+        archive.writestr("model.norm.weight.npy", os.urandom(100_000))
+        for index in range(90):
+            shared = copy.copy(archive.infolist()[0])
+            shared.filename = f"t{index}.npy"
+            archive.filelist.append(shared)
+    error = refused(directory)
+    assert (error.id, error.field) == ("zg/model/refused-format", "weights.npz: all members")
+
+
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("file", ["a\0.safetensors", "\ud800.safetensors", 7])
+def test_a_shard_name_that_no_file_can_have_is_refused_by_its_field(tmp_path: Path, file: object) -> None:
+    """A NUL, half a surrogate pair, a number: refusals, not the exceptions of the file system."""
+    directory = copied(tmp_path / "m")
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": file}}))
+    error = refused(directory)
+    assert error.id in ("zg/model/refused-format", "zg/model/bad-config") and "weight_map" in error.field
+
+
+@pytest.mark.requirement("R3")
+def test_an_error_line_is_short_and_utf_8_whatever_it_quotes(tmp_path: Path) -> None:
+    """A tensor of the index with a name of 2 MB and half a surrogate pair: the line that names it can be sent."""
+    directory = copied(tmp_path / "m")
+    index = {"weight_map": {"\ud800" + "x" * 2_000_000: "model.safetensors"}}
+    (directory / "model.safetensors").rename(directory / "m.safetensors")
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "m.safetensors")
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    error = refused(directory)
+    assert error.id == "zg/model/tensor-missing" and len(str(error).encode()) < 2000
 
 
 @pytest.mark.requirement("R3")

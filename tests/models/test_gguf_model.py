@@ -79,6 +79,8 @@ REFUSED: dict[str, tuple[Callable[[bytearray, int], bytes], str, str]] = {
     "partial rotary": (replaced("llama.rope.dimension_count", U32, u32(32)), "unsupported", "dimension_count"),
     "value width": (replaced("llama.attention.value_length", U32, u32(32)), "unsupported", "value_length"),
     "one layer more": (replaced("llama.block_count", U32, u32(3)), "tensor-missing", "layers.2"),
+    "layers past the bound": (replaced("llama.block_count", U32, u32(1025)), "bad-config", "block_count"),
+    "width past the bound": (replaced("llama.embedding_length", U32, u32(1 << 30)), "bad-config", "embedding_length"),
     "one layer less": (replaced("llama.block_count", U32, u32(1)), "tensor-unexpected", "blk.1"),
     "another width": (replaced("llama.embedding_length", U32, u32(32)), "bad-shape", "embed"),
     "another vocabulary": (replaced("llama.vocab_size", U32, u32(511)), "bad-shape", "embed"),

@@ -3,7 +3,8 @@
 Layout: u64 little-endian header length, JSON header, data. Each header entry is `name: {dtype, shape, data_offsets}`;
 `__metadata__` maps text to text. Law: every number of the header is checked before a byte of data is looked at.
 Refused: a header longer than the limit, duplicate keys, unknown dtypes, shape and length that disagree, overlaps, gaps,
-missing and trailing bytes. The file may come from a stranger; nothing in it is executed.
+missing and trailing bytes, names that are too long or that UTF-8 cannot hold, shapes that no array can have. The file
+may come from a stranger; nothing in it is executed.
 """
 
 import json
@@ -17,7 +18,9 @@ from typing import Any, NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.regular_file import open_regular
 from zeitgeist.core.errors import RemoteProtocolError, ZeitgeistError, refuse
+from zeitgeist.core.limits import TENSOR_ELEMENTS_MAX
 
 __all__ = [
     "HEADER_BYTES_MAX",
@@ -35,6 +38,9 @@ HEADER_BYTES_MAX = 100_000_000
 
 AXES_MAX = 8
 """Model weights have 4 axes at most; a stranger's header could otherwise make numpy refuse in its own words."""
+
+NAME_CHARACTERS_MAX = 512
+"""The longest public tensor name has 90; past this a name is not a name but a load on every message that quotes it."""
 
 LENGTH_BYTES = 8
 
@@ -107,7 +113,7 @@ class SafeTensorsFile:
 def open_safetensors(path: Path) -> SafeTensorsFile:
     """Map a file and check its header. `zg/safetensors/unreadable` when it cannot be read, else as `read_header`."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             if size < LENGTH_BYTES:
                 raise refuse("zg/safetensors/truncated", path.name, f"{size} bytes", f"at least {LENGTH_BYTES} bytes")
@@ -176,15 +182,31 @@ def no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
+def check_text(field: str, text: str) -> None:
+    """JSON can escape half of a surrogate pair, which no UTF-8 text holds: it could not even be reported."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise refuse("zg/safetensors/bad-header", field, ascii(text[error.start]), "text of UTF-8") from error
+
+
 def check_metadata(value: Any) -> dict[str, str]:
     """`__metadata__` maps text to text."""
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in cast("dict[str, Any]", value).values()):
         raise refuse("zg/safetensors/bad-header", "__metadata__", type(value).__name__, "an object of texts")
+    for name, text in cast("dict[str, str]", value).items():
+        check_text("__metadata__", name)
+        check_text(f"__metadata__.{name}", text)
     return cast("dict[str, str]", value)
 
 
 def check_entry(name: str, entry: Any) -> TensorSpec:
     """One tensor's row of the header: exactly three keys, a known dtype, and bytes that equal the shape's product."""
+    if len(name) > NAME_CHARACTERS_MAX:
+        wanted = f"at most {NAME_CHARACTERS_MAX}"
+        raise refuse("zg/safetensors/bad-header", f"name {name[:40]}", f"{len(name)} characters", wanted)
+    check_text(f"name {name}", name)
     if not isinstance(entry, dict) or set(cast("dict[str, Any]", entry)) != {"dtype", "shape", "data_offsets"}:
         raise refuse("zg/safetensors/bad-header", name, entry, "dtype, shape, data_offsets")
     kind = entry["dtype"]
@@ -202,6 +224,9 @@ def check_entry(name: str, entry: Any) -> TensorSpec:
             f"{offsets[1] - offsets[0]} bytes",
             f"{prod(shape) * dtype.itemsize} bytes for {kind} {list(shape)}",
         )
+    if prod(size or 1 for size in shape) > TENSOR_ELEMENTS_MAX:
+        wanted = f"at most {TENSOR_ELEMENTS_MAX} elements, zeros not counted: no array of it can be described"
+        raise refuse("zg/safetensors/bad-header", f"{name}.shape", list(shape), wanted)
     return TensorSpec(name=name, dtype=ours, shape=shape, start=offsets[0], stop=offsets[1])
 
 

@@ -13,7 +13,23 @@ import msgspec
 from zeitgeist.core.error_table import ROWS
 from zeitgeist.core.ids import ErrorId
 
-__all__ = ["REGISTRY", "ErrorSpec", "Fault", "LocalProtocolError", "RemoteProtocolError", "ZeitgeistError", "refuse"]
+__all__ = [
+    "DETAIL_CHARACTERS_MAX",
+    "FIELD_CHARACTERS_MAX",
+    "REGISTRY",
+    "ErrorSpec",
+    "Fault",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "ZeitgeistError",
+    "bounded",
+    "refuse",
+]
+
+FIELD_CHARACTERS_MAX = 200
+"""A file name and a tensor name of 90 fit. Longer ones come from a stranger who wants a line of megabytes."""
+DETAIL_CHARACTERS_MAX = 1000
+"""`refuse` makes 260 at most; a list of reasons may be longer. Both together fit in any frame."""
 
 Fault = Literal["peer", "caller", "host", "us"]
 """Who is wrong: the other side, our caller, the machine we run on, or our own code."""
@@ -39,11 +55,13 @@ class ZeitgeistError(Exception):
     """Base of all errors a user may see. `str()` is one line: what, where, what would be right.
 
     id: a key of `REGISTRY`; field: the field, file or flag refused ("" when none); detail: got and wanted, in words.
+    Both may quote a stranger's bytes, so both are cut and made UTF-8: an error must always be able to travel.
     """
 
     def __init__(self, id: str, detail: str, field: str = "") -> None:
         if id not in REGISTRY:
             raise AssertionError(f"error id {id} is not in core/error_table.py")
+        detail, field = bounded(detail, DETAIL_CHARACTERS_MAX), bounded(field, FIELD_CHARACTERS_MAX)
         super().__init__(id, detail, field)
         self.id = ErrorId(id)
         self.detail = detail
@@ -65,6 +83,15 @@ class RemoteProtocolError(ZeitgeistError):
 
 class LocalProtocolError(ZeitgeistError):
     """Our caller is wrong. Raised before anything was sent or written."""
+
+
+def bounded(text: str, characters_max: int) -> str:
+    """Text cut to characters_max, the cut shown by "…"; lone surrogates, which UTF-8 cannot hold, as escapes.
+
+    What is short and clean comes back unchanged, so to bound twice is to bound once.
+    """
+    text = text[: characters_max + 1].encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
 def refuse(id: str, field: str, got: object, wanted: object) -> RemoteProtocolError:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zeitgeist.backends.registry import create
-from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.errors import DETAIL_CHARACTERS_MAX, FIELD_CHARACTERS_MAX, ZeitgeistError, bounded
 from zeitgeist.host.channel import Channel, ChannelClosed
 from zeitgeist.host.memory import pack_array, unpack_array
 from zeitgeist.host.messages import Call, Cancel, Refusal, Reply, Shutdown, read_call, write_value
@@ -56,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def die_with_parent(parent: int) -> None:
-    """Linux: SIGKILL when the thread that started us ends. Elsewhere the closed socket is noticed at the next read."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Linux: SIGKILL when the thread that started us ends. Elsewhere the closed socket is noticed at the next read.
+
+    `OSError` when the kernel does not take the wish: a worker that may outlive its parent must not start.
+    """
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "the kernel does not let us die with our parent")
     if os.getppid() != parent:
         raise SystemExit(1)
 
@@ -162,7 +165,12 @@ def service_class(name: str) -> type[Service]:
 
 
 def refusal(error: ZeitgeistError) -> Refusal:
-    return Refusal(id=error.id, detail=error.detail, field=error.field)
+    """Bounded once more at the door: an error whose texts were changed after it was made must not end the worker."""
+    return Refusal(
+        id=error.id,
+        detail=bounded(error.detail, DETAIL_CHARACTERS_MAX),
+        field=bounded(error.field, FIELD_CHARACTERS_MAX),
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,6 +116,7 @@ class Worker:
             raise self.failure
         if self.pending is not None:
             raise LocalProtocolError("zg/worker/busy", f"call {self.pending.number} is in progress", self.spec.backend)
+        check_sendable(request)
         self.count += 1
         deadline = time.monotonic() + (self.spec.timeout_s if timeout_s is None else timeout_s)
         pending = Pending(self, self.count, kind, deadline)
@@ -316,6 +318,27 @@ class Worker:
     def probe(self, capability: str) -> bool:
         """True when claimed; `zg/backend/unsupported` otherwise."""
         return self.value(m.Probe(capability=capability), bool)
+
+
+def check_sendable(request: m.Request) -> None:
+    """Refuse by its field what MessagePack cannot hold: numbers outside 64 bits, texts with lone surrogates."""
+    for field, value in msgspec.structs.asdict(request).items():
+        for index, item in enumerate(value if isinstance(value, tuple) else (value,)):
+            name = f"{field}[{index}]" if isinstance(value, tuple) else field
+            if isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
+                raise LocalProtocolError(
+                    "zg/backend/bad-argument", f"got a number of {item.bit_length()} bits, wanted 64", name
+                )
+            if isinstance(item, str) and not item.isascii():
+                check_text(name, item)
+
+
+def check_text(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        detail = f"got {text[error.start : error.start + 1]!r} at {error.start}, wanted text that UTF-8 can hold"
+        raise LocalProtocolError("zg/backend/bad-argument", detail, field) from error
 
 
 class Lie(Exception):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.regular_file import open_regular
 from zeitgeist.core.errors import RemoteProtocolError
 
 __all__ = ["GgufFile", "GgufTensor", "Value", "open_gguf"]
@@ -188,7 +189,7 @@ class GgufFile:
 def open_gguf(path: Path) -> GgufFile:
     """Map and check a file. `zg/model/unreadable` when it cannot be read, `zg/model/bad-gguf` when it is damaged."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as error:

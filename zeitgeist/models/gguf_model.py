@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 from zeitgeist.convert.quantise import BLOCKS, dequantise
 from zeitgeist.core.descriptors.model import FAMILIES, ModelConfig, RopeConfig
 from zeitgeist.core.errors import refuse
+from zeitgeist.core.limits import LAYER_COUNT_MAX
 from zeitgeist.models.block_bounds import error_bound_ggml
 from zeitgeist.models.canonical_tensors import expected_shapes, real, split_rows
 from zeitgeist.models.gguf_file import GgufFile, open_gguf
-from zeitgeist.models.hf_config import check_geometry
+from zeitgeist.models.hf_config import (
+    FFN_SIZE_MAX,
+    HEAD_COUNT_MAX,
+    HIDDEN_SIZE_MAX,
+    VOCAB_SIZE_MAX,
+    check_geometry,
+)
 from zeitgeist.models.json_file import JsonFields
 from zeitgeist.models.opened import OpenedModel, check_tensors, widen
 from zeitgeist.models.tokenizer_bpe import BpeTokenizer, token_bytes_of
@@ -109,7 +116,7 @@ def open_gguf_model(path: Path) -> OpenedModel:
     file = open_gguf(path)
     fields = plain_fields(file)
     family = fields.get("general.architecture")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise refuse(
             "zg/model/unknown-architecture", f"{path.name}: general.architecture", family, " or ".join(FAMILIES)
         )
@@ -141,8 +148,9 @@ def plain_fields(file: GgufFile) -> JsonFields:
 def read_config(fields: JsonFields, family: str, file: GgufFile) -> ModelConfig:
     """Geometry and constants from the architecture's keys."""
     refuse_unknown_keys(fields, family)
-    hidden, heads = fields.size(f"{family}.embedding_length"), fields.size(f"{family}.attention.head_count")
-    head_dim = fields.size(f"{family}.attention.key_length", hidden // heads or 1)
+    hidden = fields.size(f"{family}.embedding_length", most=HIDDEN_SIZE_MAX)
+    heads = fields.size(f"{family}.attention.head_count", most=HEAD_COUNT_MAX)
+    head_dim = fields.size(f"{family}.attention.key_length", hidden // heads or 1, HIDDEN_SIZE_MAX)
     for key in ("attention.value_length", "rope.dimension_count"):
         if fields.size(f"{family}.{key}", head_dim) != head_dim:
             raise refuse(
@@ -155,12 +163,12 @@ def read_config(fields: JsonFields, family: str, file: GgufFile) -> ModelConfig:
     config = ModelConfig(
         family=cast("Literal['llama', 'qwen2', 'qwen3']", family),
         hidden_size=hidden,
-        layer_count=fields.size(f"{family}.block_count"),
+        layer_count=fields.size(f"{family}.block_count", most=LAYER_COUNT_MAX),
         head_count=heads,
-        kv_head_count=fields.size(f"{family}.attention.head_count_kv", heads),
+        kv_head_count=fields.size(f"{family}.attention.head_count_kv", heads, HEAD_COUNT_MAX),
         head_dim=head_dim,
-        ffn_size=fields.size(f"{family}.feed_forward_length"),
-        vocab_size=fields.size(f"{family}.vocab_size", embedding.shape[0] if embedding else None),
+        ffn_size=fields.size(f"{family}.feed_forward_length", most=FFN_SIZE_MAX),
+        vocab_size=fields.size(f"{family}.vocab_size", embedding.shape[0] if embedding else None, VOCAB_SIZE_MAX),
         norm_eps=real(fields.number(f"{family}.attention.layer_norm_rms_epsilon")),
         rope=read_rope(fields, family, file),
         qkv_bias=family == "qwen2",
@@ -184,7 +192,7 @@ def read_rope(fields: JsonFields, family: str, file: GgufFile) -> RopeConfig:
     """Base and scaling: none, linear, or the divisors of `rope_freqs.weight`; both at once is refused."""
     theta = real(fields.number(f"{family}.rope.freq_base", GGUF_THETA))
     kind = fields.get(f"{family}.rope.scaling.type")
-    if kind not in (None, "none", "linear"):
+    if not isinstance(kind, str | None) or kind not in (None, "none", "linear"):
         raise refuse("zg/model/unsupported", f"{fields.where}: {family}.rope.scaling.type", kind, "none or linear")
     if ROPE_FREQS in file.tensors:
         if kind == "linear" or family != "llama":
@@ -229,7 +237,7 @@ def read_tokenizer(file: GgufFile) -> BpeTokenizer:
     """
     fields = plain_fields(file)
     for key, wanted in (("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "gpt-2")):
-        if fields.get(key) != wanted:
+        if not isinstance(fields.get(key), str) or fields.get(key) != wanted:
             raise refuse("zg/model/unknown-tokenizer", f"{fields.where}: {key}", fields.get(key), wanted)
     for key in ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix"):
         fields.flag(key, False)

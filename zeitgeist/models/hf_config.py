@@ -10,10 +10,20 @@ from typing import Any, Literal, cast
 from zeitgeist.core.descriptors.model import FAMILIES, ModelConfig, RopeConfig
 from zeitgeist.core.errors import RemoteProtocolError, refuse
 from zeitgeist.core.ids import Real
+from zeitgeist.core.limits import LAYER_COUNT_MAX
 from zeitgeist.models.canonical_tensors import real
 from zeitgeist.models.json_file import JsonFields
 
-__all__ = ["check_geometry", "read_config"]
+__all__ = ["FFN_SIZE_MAX", "HEAD_COUNT_MAX", "HIDDEN_SIZE_MAX", "VOCAB_SIZE_MAX", "check_geometry", "read_config"]
+
+HIDDEN_SIZE_MAX = 1 << 20
+"""The widest public model (Llama 3.1 405B) has 16,384. Bounds head_dim too."""
+HEAD_COUNT_MAX = 1 << 14
+"""The same model has 128 heads."""
+FFN_SIZE_MAX = 1 << 22
+"""The same model has 53,248."""
+VOCAB_SIZE_MAX = 1 << 24
+"""The largest public vocabularies have 262,144 tokens."""
 
 ROPE_FIELDS = {
     "rope_type",
@@ -51,16 +61,17 @@ def read_config(fields: JsonFields) -> tuple[ModelConfig, bool]:
     """(configuration, tied head). Errors: `zg/model/unknown-architecture`, `…/unsupported`, `…/bad-config`."""
     family = read_family(fields)
     refuse_unknown_parts(fields)
-    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    hidden = fields.size("hidden_size", most=HIDDEN_SIZE_MAX)
+    heads = fields.size("num_attention_heads", most=HEAD_COUNT_MAX)
     config = ModelConfig(
         family=family,
         hidden_size=hidden,
-        layer_count=fields.size("num_hidden_layers"),
+        layer_count=fields.size("num_hidden_layers", most=LAYER_COUNT_MAX),
         head_count=heads,
-        kv_head_count=fields.size("num_key_value_heads", heads),
-        head_dim=fields.size("head_dim", hidden // heads or 1),
-        ffn_size=fields.size("intermediate_size"),
-        vocab_size=fields.size("vocab_size"),
+        kv_head_count=fields.size("num_key_value_heads", heads, HEAD_COUNT_MAX),
+        head_dim=fields.size("head_dim", hidden // heads or 1, HIDDEN_SIZE_MAX),
+        ffn_size=fields.size("intermediate_size", most=FFN_SIZE_MAX),
+        vocab_size=fields.size("vocab_size", most=VOCAB_SIZE_MAX),
         norm_eps=real(fields.number("rms_norm_eps")),
         rope=read_rope(fields, family),
         qkv_bias=family == "qwen2",
@@ -111,7 +122,8 @@ def refuse_unknown_parts(fields: JsonFields) -> None:
         raise unsupported(fields, "hidden_act", "silu")
     if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise unsupported(fields, "partial_rotary_factor", "1")
-    if any(kind != "full_attention" for kind in fields.get("layer_types") or []):
+    kinds = [] if fields.get("layer_types") is None else fields.items("layer_types")
+    if any(kind != "full_attention" for kind in kinds):
         raise unsupported(fields, "layer_types", "full_attention in every layer")
     if fields.get("model_type") == "llama" and fields.get("sliding_window") is not None:
         raise unsupported(fields, "sliding_window", "null: engines differ on it for llama")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zeitgeist.core.errors import RemoteProtocolError, refuse
-from zeitgeist.models.json_file import JsonFields, read_json
+from zeitgeist.models.json_file import SIZE_MAX, JsonFields, read_json, read_text
 from zeitgeist.models.tokenizer_bpe import BpeTokenizer, token_bytes_of
 
 __all__ = ["TOKENIZER_FILES", "read_hf_tokenizer"]
@@ -104,7 +104,7 @@ def read_merges(model: JsonFields) -> tuple[tuple[str, str], ...]:
 def read_added(fields: JsonFields) -> tuple[dict[str, int], dict[str, int]]:
     """(special, other) added tokens by text. Ones that strip blanks or want whole words are refused."""
     found: tuple[dict[str, int], dict[str, int]] = {}, {}
-    for index, item in enumerate(fields.get("added_tokens") or []):
+    for index, item in enumerate([] if fields.get("added_tokens") is None else fields.items("added_tokens")):
         where = f"{fields.where}: added_tokens[{index}]"
         if not isinstance(item, dict):
             raise refuse("zg/model/bad-tokenizer", where, type(item).__name__, "an object")
@@ -141,7 +141,7 @@ def read_chat_template(directory: Path, settings: JsonFields) -> str:
     """chat_template.jinja, else `chat_template` of tokenizer_config.json, else nothing. It is data here, never run."""
     path = directory / "chat_template.jinja"
     if path.is_file():
-        return path.read_text("utf-8")
+        return read_text(path)
     return "" if settings.get("chat_template") is None else settings.text("chat_template")
 
 
@@ -157,4 +157,6 @@ def named_id(
             raise refuse("zg/model/bad-tokenizer", f"{settings.where}: {name}", token, "one of the special tokens")
         return specials[token]
     id = config.get(fallback)
+    if type(id) is int and not 0 <= id <= SIZE_MAX:
+        raise config.wrong(fallback, "a token id")
     return id if type(id) is int else None

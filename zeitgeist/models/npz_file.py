@@ -1,7 +1,8 @@
 """MLX's `.npz` weights, read without pickle (R3): a zip of `.npy` members, each checked before it is read.
 
 Law: an object array (the only kind that needs pickle) is refused by its dtype; a member's announced size must equal
-what its shape needs and what the archive says, and all members together must not exceed the limit.
+what its shape needs and what the archive says, and neither a member nor all of them together may unpack to more than
+`EXPANSION_MAX` times the bytes they come from: members that share their bytes are how small archives hide large ones.
 """
 
 import io
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.convert.regular_file import open_regular
 from zeitgeist.core.errors import RemoteProtocolError, ZeitgeistError, refuse
 
 __all__ = ["NpzFile", "open_npz"]
@@ -74,12 +76,21 @@ def zlib_error() -> type[Exception]:
 def open_npz(path: Path) -> NpzFile:
     """Check the directory of the archive; nothing is unpacked yet."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
+            size = file.seek(0, 2)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, UnicodeError) as error:
         raise RemoteProtocolError(
             "zg/model/unreadable", f"not a zip archive that can be read: {error!s:.120}", path.name
         ) from error
+    together = sum(info.file_size for info in infos)
+    if together > EXPANSION_MAX * size:
+        raise refuse(
+            "zg/model/refused-format",
+            f"{path.name}: all members",
+            f"{together} bytes from {size}",
+            f"at most {EXPANSION_MAX} times",
+        )
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.filename.removesuffix(".npy")

@@ -188,11 +188,11 @@ def open_shards(directory: Path) -> tuple[dict[str, TensorStore], tuple[Path, ..
     if single.is_file():
         return {single.name: open_safetensors(single)}, (single,)
     fields = read_json(index).fields("weight_map")
-    files = sorted({str(file) for file in fields.values.values()})
+    files = sorted({fields.text(name) for name in fields.values})
     if len(files) > SHARDS_MAX:
         raise refuse("zg/model/bad-config", f"{index.name}: weight_map", f"{len(files)} files", f"at most {SHARDS_MAX}")
     for file in files:
-        if Path(file).name != file or not file.endswith(".safetensors"):
+        if Path(file).name != file or "\0" in file or not file.endswith(".safetensors"):
             raise refuse(
                 "zg/model/refused-format",
                 f"{index.name}: weight_map",
@@ -200,8 +200,9 @@ def open_shards(directory: Path) -> tuple[dict[str, TensorStore], tuple[Path, ..
                 "a .safetensors file in the same directory",
             )
     stores: dict[str, TensorStore] = {file: open_safetensors(directory / file) for file in files}
+    names = {file: set(store.names()) for file, store in stores.items()}
     for name, file in fields.values.items():
-        if name not in stores[str(file)].names():
+        if name not in names[file]:
             raise refuse(
                 "zg/model/tensor-missing", f"{file}: {name}", "nothing", f"the tensor that {index.name} promises"
             )
