@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pytest
@@ -95,20 +95,24 @@ class Case:
 
     def within(self, name: str, value: float, limit: float, source: str, unit: str = "") -> None:
         """value <= limit, where `source` is the key of the profile that the limit comes from. NaN fails."""
-        self.compare(name, value, limit, source, unit, value <= limit, "above")
+        self.compare(name, value, limit, source, unit, "at most")
 
     def at_least(self, name: str, value: float, limit: float, source: str, unit: str = "") -> None:
         """value >= limit; else as `within`."""
-        self.compare(name, value, limit, source, unit, value >= limit, "below")
+        self.compare(name, value, limit, source, unit, "at least")
 
-    def compare(self, name: str, value: float, limit: float, source: str, unit: str, ok: bool, word: str) -> None:
-        """Record the metric; fail unless ok."""
+    def compare(
+        self, name: str, value: float, limit: float, source: str, unit: str, direction: Literal["at most", "at least"]
+    ) -> None:
+        """Record the metric; fail unless the value is on the right side of the limit."""
         if source not in self.profile:
             raise SuiteDefect(f"{self.id}: tolerance source {source!r} is not in profile {self.profile.name}")
         if math.isnan(limit):
             raise SuiteDefect(f"{self.id}: the limit of {name} is not a number")
-        self.metrics.append(Metric(name=name, value=real(value), limit=real(limit), unit=unit, source=source))
-        if not ok:
+        metric = Metric(name=name, value=real(value), limit=real(limit), direction=direction, unit=unit, source=source)
+        self.metrics.append(metric)
+        if not metric.holds:
+            word = "above" if direction == "at most" else "below"
             self.fail(f"{name} is {value:.4g} {unit}".rstrip() + f", {word} the limit {limit:.4g} ({source})")
         self.marks.append(Verdict.PASS)
 
@@ -121,7 +125,7 @@ class Case:
 
     def measured(self, name: str, value: float, unit: str = "") -> None:
         """A number for the report that nothing depends on."""
-        self.metrics.append(Metric(name=name, value=real(value), limit="", unit=unit, source=""))
+        self.metrics.append(Metric(name=name, value=real(value), limit="", direction="", unit=unit, source=""))
 
     def refuses(self, call: Callable[[], object], id: str = "", field: str = "") -> ZeitgeistError:
         """call must be refused explicitly with this error id and, when given, this field (`ids` also means `ids[3]`).

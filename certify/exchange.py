@@ -54,6 +54,8 @@ of a pipeline. The research note's own trial had 96 and 51."""
 NOISE = 2.0**-16
 """256 u, band C of float32 rows (research note, conformance §3.4): ten and more times what honest engines differ by, so
 that a rounding that they may tip is tipped here first."""
+GREEDY_MIN = 4
+"""Fewer greedy tokens before a near-tie say nothing: one token of the 512 is guessed often, four are not."""
 TWINS = 4
 """Runs of the oracle with noise for each cache that is continued."""
 BANDS = ("x32", "x16", "q8", "q4")
@@ -201,8 +203,9 @@ class Carried:
     """One direction, measured. Distances in logits; expected: the oracle's rows; found: the importer's.
 
     excess: the largest move of a number of the cache, in units of honest rounding; poison: how far the poisoned twin
-    moved the output; poison_fidelity: the importer on the twin against the oracle on the twin; greedy: steps that are
-    equal before the walk ends (GREEDY for all, or where the two best candidates lie closer than the loss allows).
+    moved the output; poison_fidelity: the importer on the twin against the oracle on the twin; top1: NaN where
+    top1_rows, the rows that counted, is 0; greedy: tokens equal before the first difference, or GREEDY; greedy_tie:
+    that difference is between candidates closer than the loss allows, so that nothing after it was compared.
     """
 
     mode: str
@@ -215,12 +218,34 @@ class Carried:
     loss_limit: float
     kl: float
     top1: float
+    top1_rows: int
     excess: float
     poison: float
     poison_fidelity: float
-    greedy: float
+    greedy: int
+    greedy_tie: bool
     bytes_count: int
     import_ms: float
+
+    @property
+    def greedy_judged(self) -> bool:
+        """Enough tokens were compared, or one differs that may not."""
+        return not self.greedy_tie or self.greedy >= GREEDY_MIN
+
+    @property
+    def undecided(self) -> str:
+        """Why the direction is neither right nor wrong, in words; "" where it is decided.
+
+        A coarse cache widens the near-ties until a short walk is to be expected: there it is information.
+        """
+        return "" if self.greedy_judged or self.band not in ("x32", "x16") else self.greedy_text
+
+    @property
+    def greedy_text(self) -> str:
+        """For people: `16 of 16 greedy tokens equal`, or how many before a near-tie."""
+        tie = ", then a near-tie" if self.greedy_tie else ""
+        few = "" if self.greedy_judged else ": too few to judge, information only"
+        return f"{self.greedy} of {GREEDY} greedy tokens equal{tie}{few}"
 
 
 def greedy_walk(worker: Worker, session: int, first: int) -> tuple[list[int], list[float]]:
@@ -279,6 +304,8 @@ def carry(exporter: Station, importer: Station, profile: Profile) -> Carried:
     band = worst_band(exporter, importer)
     loss_limit = loss_allowed(exporter, importer, profile)
     near = profile[f"numerics.near_tie_{band}"]
+    top1, top1_rows = tolerance.top1(importer.solo, found, near)
+    greedy, greedy_tie = greedy_steps(exporter, importer, 2 * loss_limit)
     excess = max(rounding_excess(held, exporter.cache), rounding_excess(twin_held, kv_file.load(exporter.poison)))
     return Carried(
         mode="conversion" if report else "native",
@@ -290,37 +317,41 @@ def carry(exporter: Station, importer: Station, profile: Profile) -> Carried:
         loss=tolerance.max_abs(importer.solo, found),
         loss_limit=loss_limit,
         kl=tolerance.mean_kl(importer.solo, found),
-        top1=tolerance.top1(importer.solo, found, near)[0],
+        top1=top1,
+        top1_rows=top1_rows,
         excess=excess,
         poison=tolerance.max_abs(found, twin),
         poison_fidelity=tolerance.max_abs(twin_expected, twin),
-        greedy=greedy_steps(exporter, importer, 2 * loss_limit),
+        greedy=greedy,
+        greedy_tie=greedy_tie,
         bytes_count=len(exporter.data),
         import_ms=import_ms,
     )
 
 
-def greedy_steps(exporter: Station, importer: Station, near: float) -> float:
-    """Equal greedy steps; all of them where the first difference is between candidates closer than near."""
+def greedy_steps(exporter: Station, importer: Station, near: float) -> tuple[int, bool]:
+    """(tokens equal before the first difference, whether that one is between candidates closer than near)."""
     session = importer.worker.import_cache(exporter.data, importer.prefix).session
     ids, _ = greedy_walk(importer.worker, session, importer.rest[0])
     importer.worker.close(session)
     wanted, margins = importer.greedy
     for step, (got, right) in enumerate(zip(ids, wanted, strict=True)):
         if got != right:
-            return GREEDY if margins[step] <= near else step
-    return GREEDY
+            return step, margins[step] <= near
+    return GREEDY, False
 
 
 def exchange_bounds(carried: Carried, profile: Profile) -> Sequence[Bound]:
-    """What a direction must satisfy, each with the key of the profile that its limit comes from."""
+    """What a direction must satisfy, each with the key of the profile that its limit comes from.
+
+    Top-1 without a counted row and a greedy walk that is too short are not judged: they are no bounds.
+    """
     band, limit = carried.band, fidelity_limit(profile, carried.expected, carried.floor)
     kld = "exchange.kld_lossless" if band == "x32" else f"numerics.kld_{band}"
-    return (
+    bounds = [
         Bound("fidelity", carried.fidelity, limit, "fidelity.ulp", "logit"),
         Bound("loss", carried.loss, carried.loss_limit, loss_key(band), "logit"),
         Bound("mean KL", carried.kl, profile[kld], kld, "nat"),
-        Bound("top-1", carried.top1, profile[f"numerics.top1_{band}"], f"numerics.top1_{band}", "", least=True),
         Bound(
             "numbers held against numbers sent",
             carried.excess,
@@ -337,5 +368,11 @@ def exchange_bounds(carried: Carried, profile: Profile) -> Sequence[Bound]:
             least=True,
         ),
         Bound("poisoned twin as the oracle says", carried.poison_fidelity, limit, "fidelity.ulp", "logit"),
-        Bound("greedy steps equal", carried.greedy, GREEDY, "exchange.greedy", "steps", least=True),
-    )
+    ]
+    if carried.top1_rows:
+        key = f"numerics.top1_{band}"
+        bounds.append(Bound("top-1", carried.top1, profile[key], key, "", least=True))
+    if carried.greedy_judged:
+        compared = carried.greedy if carried.greedy_tie else GREEDY
+        bounds.append(Bound("greedy tokens equal", carried.greedy, compared, "exchange.greedy", "tokens", least=True))
+    return bounds

@@ -94,15 +94,19 @@ def form_text(form: CacheForm) -> str:
     return f"{sides[0] if sides[0] == sides[1] else '/'.join(sides)} {form.pairing}"
 
 
-def verdict_of(bounds: Sequence[Bound], exact: bool) -> tuple[Verdict, str]:
-    """FAIL with every bound that does not hold; EXACT where not a bit is lost; else PASS."""
+def verdict_of(bounds: Sequence[Bound], exact: bool, undecided: str = "") -> tuple[Verdict, str]:
+    """FAIL with every bound that does not hold; INCONCLUSIVE with why; EXACT where not a bit is lost; else PASS."""
     failed = [bound.text for bound in bounds if not bound.holds]
-    return (Verdict.FAIL, "; ".join(failed)) if failed else (Verdict.EXACT if exact else Verdict.PASS, "")
+    if failed:
+        return Verdict.FAIL, "; ".join(failed)
+    if undecided:
+        return Verdict.INCONCLUSIVE, undecided
+    return (Verdict.EXACT if exact else Verdict.PASS), ""
 
 
 def exchange_cell(exporter: Station, importer: Station, carried: Carried, bounds: Sequence[Bound]) -> MatrixCell:
     """One direction as it stands in the report."""
-    verdict, failed = verdict_of(bounds, exact=carried.loss == 0)
+    verdict, failed = verdict_of(bounds, exact=carried.loss == 0, undecided=carried.undecided)
     source, target = (form_text(one.about.cache_forms[0]) for one in (exporter, importer))
     return MatrixCell(
         exporter=exporter.name,
@@ -117,10 +121,11 @@ def exchange_cell(exporter: Station, importer: Station, carried: Carried, bounds
         verdict=verdict,
         detail=failed
         or f"{carried.mode}, {carried.bytes_count / 1000:.0f} kB, mean KL {carried.kl:.1e}, "
-        f"{carried.greedy:.0f} greedy tokens equal, export {exporter.export_ms:.1f}, import {carried.import_ms:.1f} ms",
+        f"{carried.greedy_text}, {'' if carried.top1_rows else 'top-1 not judged, '}"
+        f"export {exporter.export_ms:.1f}, import {carried.import_ms:.1f} ms",
         mode=carried.mode,
         kl=real(carried.kl),
-        top1=real(carried.top1),
+        top1=real(carried.top1) if carried.top1_rows else "",
         bytes_count=carried.bytes_count,
         export_ms=real(round(exporter.export_ms, 3)),
         import_ms=real(round(carried.import_ms, 3)),

@@ -49,14 +49,15 @@ def mean_kl(reference: Array, observed: Array) -> float:
 def top1(reference: Array, observed: Array, near_tie: float) -> tuple[float, int]:
     """(fraction of rows with the same argmax, rows that counted).
 
-    A row whose two best reference logits are within near_tie does not count; with none left the fraction is 1.
+    A row whose two best reference logits are within near_tie does not count; with none left the fraction is NaN, which
+    no limit admits: whoever judges asks first how many rows counted.
     """
     ref = np.asarray(reference, np.float64)
     best = np.partition(ref, -2, axis=-1)[:, -2:]
     clear = (best[:, 1] - best[:, 0]) > near_tie
     same = ref.argmax(-1) == np.asarray(observed).argmax(-1)
     count = int(clear.sum())
-    return (float(same[clear].mean()) if count else 1.0), count
+    return (float(same[clear].mean()) if count else float("nan")), count
 
 
 def max_abs(reference: Array, observed: Array) -> float:

@@ -46,6 +46,11 @@ def judge(case: Case, exporter: Station, importer: Station) -> None:
     for bound in exchange_bounds(carried, case.profile):
         compare = case.at_least if bound.least else case.within
         compare(f"{name}: {bound.name}", bound.value, bound.limit, bound.source, bound.unit)
+    if not carried.greedy_judged:
+        case.measured(f"{name}: greedy tokens equal", carried.greedy, "tokens")
+    case.measured(f"{name}: top-1 rows counted", carried.top1_rows)
+    case.notes.append(f"{name}: {carried.greedy_text}")
+    case.inconclusive_if(bool(carried.undecided), f"{name}: {carried.undecided}")
     case.seal(f"{name}: logits", carried.found)
     case.exchanged(exporter.name, importer.name)
 
@@ -129,11 +134,12 @@ def test_one_zeroed_head(case: Case, subject: Subject, stations: Stations) -> No
     logits, limit = tolerance.max_abs(expected, found), fidelity_limit(case.profile, expected, own.floor)
     row, where = row_distance(numbers(held), truth)
     band = case.profile[f"kv.row_{own.about.band}"]
-    same, _ = tolerance.top1(expected, found, 0.0)
+    same, counted = tolerance.top1(expected, found, 0.0)
     divergence = tolerance.mean_kl(expected, found)
     case.measured("position", position)
     case.measured("mean KL", divergence, "nat")
     case.measured("top-1", same)
+    case.measured("top-1 rows counted", counted)
     by_logits = logits > limit
     case.finding(
         "one-zeroed-head",

@@ -7,7 +7,7 @@ printed with its count, the worst first.
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from certify.registry import FAMILIES
@@ -25,7 +25,6 @@ __all__ = [
     "GridRow",
     "MatrixView",
     "Measure",
-    "at_least_sources",
     "bar_of",
     "cases_of",
     "chips_of",
@@ -209,26 +208,9 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio < 1e6 else f"{ratio:.0e}×".replace("e+0", "e").replace("e+", "e")
 
 
-def at_least_sources(records: Iterable[CaseRecord]) -> frozenset[str]:
-    """Names of metrics whose limit is a least value: a case that held has more, or the failure says `below`.
-
-    A record does not say the direction of a comparison; a case that did not fail proves it.
-    """
-    found: set[str] = set()
-    for record in records:
-        for metric in record.metrics:
-            value, limit = parse(metric.value), parse(metric.limit)
-            if value is None or limit is None:
-                continue
-            above = value > limit and not record.verdict.bad
-            said = record.observation.startswith(f"{metric.name} is ") and ", below the limit" in record.observation
-            if above or said or metric.name.startswith("top-1") or "agreement" in metric.name:
-                found.add(metric.source + "\0" + metric.name)
-    return frozenset(found)
-
-
-def measure(metric: Metric, lower: bool) -> Measure:
+def measure(metric: Metric) -> Measure:
     """A metric as shown."""
+    lower = metric.direction == "at least"
     shown = bar_of(metric.value, metric.limit, lower) if metric.limit else None
     sign = "≥ " if lower else "≤ "
     limit = sign + number(metric.limit) if metric.limit else ""
@@ -238,7 +220,6 @@ def measure(metric: Metric, lower: bool) -> Measure:
 def cases_of(campaign: Campaign) -> list[CaseView]:
     """Every case of every subject, the worst first, then by family, case and subject."""
     records = [record for subject in campaign.subjects for record in subject.records]
-    lower = at_least_sources(records)
     order = {subject.name: index for index, subject in enumerate(campaign.subjects)}
     records.sort(key=lambda r: (-urgency(r.verdict), r.family, natural(r.case), order.get(r.subject, 0)))
     out: list[CaseView] = []
@@ -247,7 +228,7 @@ def cases_of(campaign: Campaign) -> list[CaseView]:
         name = "case-" + slug(record.subject, record.case)
         used[name] = used.get(name, 0) + 1
         anchor = name if used[name] == 1 else f"{name}-{used[name]}"
-        shown = tuple(measure(m, m.source + "\0" + m.name in lower) for m in record.metrics)
+        shown = tuple(measure(metric) for metric in record.metrics)
         out.append(CaseView(record, anchor, shown))
     return out
 

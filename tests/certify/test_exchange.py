@@ -9,12 +9,15 @@ import pytest
 from exchange_samples import IDS, SAMPLE_FORMS, form_of, sample_cache
 from gguf import GGMLQuantizationType, quants
 
+from certify import exchange
 from certify.cache_numbers import decoded, form_band, numbers, rounding_excess, row_distance
-from certify.exchange import CONTINUED, PREFILLED, Station, carry, exchange_bounds, exchange_ids, station
+from certify.exchange import CONTINUED, GREEDY, PREFILLED, Station, carry, exchange_bounds, exchange_ids, station
+from certify.matrix import exchange_cell
 from certify.oracle import Oracle
 from certify.pipelines import cuts_of, pipe, pipe_bounds, run_pipeline
 from certify.profile import load_profile
 from certify.subject import start_subject
+from certify.verdict import Verdict
 from zeitgeist.convert.kv import KVCache
 from zeitgeist.core.formats.kv import CacheForm, ElementForm
 
@@ -132,6 +135,54 @@ def test_a_lossy_importer_is_held_to_the_cache_it_has(honest: Station) -> None:
         carried = carry(honest, half, PROFILE)
     assert [bound.text for bound in exchange_bounds(carried, PROFILE) if not bound.holds] == []
     assert carried.mode == "conversion" and carried.band == "x16" and carried.loss > 0 and 0 < carried.excess <= 1
+
+
+def parted(at: int, margin: float) -> tuple[list[int], list[float]]:
+    """A walk that differs from 0, 1, 2 … at one step, and margins that are wide but there."""
+    ids = list(range(GREEDY))
+    if at < GREEDY:
+        ids[at] = 99
+    return ids, [margin if step == at else 50.0 for step in range(GREEDY)]
+
+
+@pytest.mark.requirement("D4")
+@pytest.mark.parametrize(
+    ("at", "margin", "band", "verdict", "words"),
+    [
+        (16, 50.0, "x32", Verdict.EXACT, "16 of 16 greedy tokens equal, export"),
+        (5, 0.0, "x32", Verdict.EXACT, "5 of 16 greedy tokens equal, then a near-tie, export"),
+        (5, 50.0, "x32", Verdict.FAIL, "greedy tokens equal is 5 tokens, below 16"),
+        (3, 0.0, "x32", Verdict.INCONCLUSIVE, "3 of 16 greedy tokens equal, then a near-tie: too few"),
+        (3, 0.0, "x16", Verdict.INCONCLUSIVE, "3 of 16 greedy tokens equal, then a near-tie: too few"),
+        (3, 0.0, "q4", Verdict.EXACT, "too few to judge, information only"),
+        (0, 50.0, "q4", Verdict.FAIL, "greedy tokens equal is 0 tokens, below 16"),
+    ],
+)
+def test_greedy_says_how_many_tokens_were_compared(
+    honest: Station, monkeypatch: pytest.MonkeyPatch, at: int, margin: float, band: str, verdict: Verdict, words: str
+) -> None:
+    """The walk of the import is planted; all else is the reference to itself. A near-tie is never called 16 (D4)."""
+    ids, margins = parted(at, margin)
+    monkeypatch.setitem(vars(honest), "greedy", (list(range(GREEDY)), margins))
+    monkeypatch.setattr(exchange, "greedy_walk", lambda *_: (ids, margins))
+    monkeypatch.setattr(exchange, "worst_band", lambda *_: band)
+    carried = carry(honest, honest, PROFILE)
+    cell = exchange_cell(honest, honest, carried, exchange_bounds(carried, PROFILE))
+    assert carried.greedy == at and cell.verdict is verdict and words in cell.detail
+
+
+@pytest.mark.requirement("D4", "W2")
+def test_top1_without_a_clear_row_is_not_judged(honest: Station) -> None:
+    """No bound, no number in the matrix, and said; with rows it is a bound that a wrong row breaks (W2)."""
+    import dataclasses
+
+    carried = carry(honest, honest, PROFILE)
+    assert carried.top1_rows > 0 and "top-1" in {bound.name for bound in exchange_bounds(carried, PROFILE)}
+    empty = dataclasses.replace(carried, top1=float("nan"), top1_rows=0)
+    bounds = exchange_bounds(empty, PROFILE)
+    cell = exchange_cell(honest, honest, empty, bounds)
+    assert "top-1" not in {bound.name for bound in bounds} and cell.top1 == "" and "top-1 not judged" in cell.detail
+    assert not all(bound.holds for bound in exchange_bounds(dataclasses.replace(carried, top1=0.0), PROFILE))
 
 
 @pytest.mark.requirement("F8")

@@ -17,7 +17,7 @@ from certify.report.campaign import SubjectRun, load_campaign
 from certify.report.junit import junit, printable
 from certify.report.page import page
 from certify.report.writer import write_campaign
-from certify.verdict import Verdict
+from certify.verdict import Metric, Verdict
 from zeitgeist.core.errors import ZeitgeistError
 
 CAMPAIGN = planted_campaign()
@@ -131,6 +131,18 @@ def test_a_bar_says_how_far_from_the_limit() -> None:
     assert view.bar_of("3", "") is None
     least = view.bar_of("0.5", "1.0", lower=True)
     assert least is not None and least.over and view.bar_of("1.0", "1.0", lower=True) is not None
+
+
+def test_a_limit_is_shown_in_the_direction_that_the_record_says() -> None:
+    """Not guessed from name, value or verdict: `top-1` at most, a plain name at least, both beyond or within."""
+    said = [("top-1", "0.5", "at most", "≤ 1", False), ("rows", "0.5", "at least", "≥ 1", True),
+            ("agreement", "2.0", "at most", "≤ 1", True), ("error", "2.0", "at least", "≥ 1", False)]  # fmt: skip
+    for name, value, direction, limit, over in said:
+        metric = Metric(name=name, value=value, limit="1.0", direction=direction, unit="", source="fidelity.ulp")  # pyright: ignore[reportArgumentType]
+        shown = view.measure(metric)
+        assert shown.bar is not None and (shown.limit, shown.bar.over) == (limit, over)
+        assert metric.holds is not over
+    assert not Metric(name="m", value="nan", limit="1.0", direction="at least", unit="", source="s").holds
 
 
 def test_the_matrix_shows_the_worst_scenario_of_each_direction() -> None:

@@ -45,7 +45,8 @@ def test_top1_does_not_count_near_ties() -> None:
     reference = np.array([[2.0, 0.0], [1.0, 1.0 - 1e-6], [0.0, 3.0]])
     observed = np.array([[0.0, 2.0], [1.0, 1.5], [0.0, 3.0]])
     assert tolerance.top1(reference, observed, 1e-4) == (0.5, 2)
-    assert tolerance.top1(reference, observed, 10.0) == (1.0, 0)
+    nothing, counted = tolerance.top1(reference, observed, 10.0)
+    assert np.isnan(nothing) and counted == 0, "no row left is no success"
 
 
 @pytest.mark.requirement("W2")
