@@ -1,9 +1,9 @@
-"""Run a certificate again and compare (W3): same verdicts; EXACT digests on an equal build and CPU, else metrics in
-tolerance.
+"""Run a certificate again and compare (W3): same verdicts and grade; EXACT digests on an equal build and CPU, else
+every metric in tolerance.
 
 Law: the mode is decided by what is equal, before anything is compared, and printed. A metric is in tolerance when it
-holds
-the limit of its own run; a digest that is there in one run and not in the other is a difference.
+holds the limit of its own run; a digest or a judged metric that only one run has is a difference. The matrix is not
+measured again: its cells must agree with the exchanges that the replay's own cases made.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from typing import Literal
 
 from certify.certificate import Predicate
 from certify.environment import Environment
-from certify.verdict import CaseRecord
+from certify.levels import exchanges_of
+from certify.verdict import CaseRecord, MatrixCell
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 
-__all__ = ["Comparison", "compare", "why_not_exact"]
+__all__ = ["Comparison", "compare", "compare_claims", "why_not_exact"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def compare(old: Sequence[CaseRecord], new: Sequence[CaseRecord], reasons: tuple
         was, now = before[case], after[case]
         if was.verdict != now.verdict:
             differences.append(f"{case}: {was.verdict} then, {now.verdict} now: {now.observation}")
-        if not reasons:
+        if reasons:
+            differences += metric_differences(was, now)
+        else:
             digest_count += len(was.digests)
             differences += digest_differences(was, now)
     return Comparison("tolerance" if reasons else "exact", reasons, tuple(differences), len(before), digest_count)
@@ -71,3 +74,39 @@ def digest_differences(was: CaseRecord, now: CaseRecord) -> list[str]:
     """Names whose bytes changed."""
     old, new = ({d.name: d.digest for d in record.digests} for record in (was, now))
     return [f"{was.case}: digest of {name} differs" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
+def metric_differences(was: CaseRecord, now: CaseRecord) -> list[str]:
+    """Metrics beyond the limit of their own run, and those that only one run judged."""
+    then, again = ({metric.name for metric in record.metrics if metric.direction} for record in (was, now))
+    missing = [
+        f"{was.case}: {name} is judged only in the {'certificate' if name in then else 'replay'}"
+        for name in sorted(then ^ again)
+    ]
+    beyond = [
+        f"{was.case}: {metric.name} is {metric.value} {metric.unit}".rstrip()
+        + f", wanted {metric.direction} {metric.limit} ({metric.source})"
+        for metric in now.metrics
+        if not metric.holds and not was.verdict.bad  # a case that failed then and fails now is the same
+    ]
+    return missing + beyond
+
+
+def compare_claims(old: Predicate, grade_text: str, new: Sequence[CaseRecord]) -> tuple[str, ...]:
+    """What the certificate claims beyond its cases, against the replay: its grade, and its matrix."""
+    grade = f"grade: {old.grade.text} then, {grade_text} now"
+    return (*((grade,) if old.grade.text != grade_text else ()), *matrix_differences(old.matrix, old, new))
+
+
+def matrix_differences(cells: Sequence[MatrixCell], old: Predicate, new: Sequence[CaseRecord]) -> list[str]:
+    """Cells that say another thing than the cases of the replay on the same two subjects."""
+    held = {(one.exporter, one.importer) for one in exchanges_of(new)}
+    stated = {(one.exporter, one.importer) for one in old.exchanges}
+    differences: list[str] = []
+    for cell in cells:
+        pair = (cell.exporter, cell.importer)
+        if pair in held and cell.verdict.blocks:
+            differences.append(f"matrix: {pair[0]} → {pair[1]} is {cell.verdict} in the certificate, held now")
+        elif pair in stated - held and not cell.verdict.blocks:
+            differences.append(f"matrix: {pair[0]} → {pair[1]} is {cell.verdict} in the certificate, not held now")
+    return differences
