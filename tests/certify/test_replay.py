@@ -79,7 +79,7 @@ def test_the_grade_and_the_matrix_are_compared_too() -> None:
     assert compare_claims(old, "L9", run.records) == (f"grade: {grade} then, L9 now",)
     silent = [msgspec.structs.replace(record, exchanges=()) for record in run.records]
     assert any(
-        f"{pair[0]} → {pair[1]}" in line and "not held now" in line for line in compare_claims(old, grade, silent)
+        "reference → reference is" in line and "not held now" in line for line in compare_claims(old, grade, silent)
     )
     bad = tuple(msgspec.structs.replace(cell, verdict=Verdict.FAIL) for cell in old.matrix)
     failing = msgspec.structs.replace(old, matrix=bad)
