@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -136,7 +137,7 @@ def add_run(sub: Any) -> None:
     run.add_argument("--service", default="", help=argparse.SUPPRESS)
     run.add_argument("--profile", type=Path, help="tolerance profile (default: standard)")
     run.add_argument("--key", type=Path, help="Ed25519 private key (PEM); by default your own, made on first use")
-    run.add_argument("-n", "--jobs", type=int, default=0, help="pytest-xdist processes (default: 0, in one process)")
+    run.add_argument("-n", "--jobs", type=count, default=0, help="pytest-xdist processes (default: 0, in one process)")
     run.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -181,9 +182,23 @@ def add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def count(text: str) -> int:
+    """A number of processes: 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
+def terminated(number: int, frame: object) -> None:
+    """SIGTERM unwinds like an error: locks are given back and children ended; 143 is the code shells know for it."""
+    raise SystemExit(128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         return dispatch(args)
     except ZeitgeistError as error:

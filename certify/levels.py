@@ -139,7 +139,7 @@ def meets(got: Grade, wanted: str) -> bool:
     """Does a grade meet `--require`: a level `L3`, or a level and band `L4-x32` (a finer band meets a coarser one)?"""
     level, _, band = wanted.partition("-")
     bands = ("q4", "q8", "x16", "x32")
-    if not (level[:1] == "L" and level[1:].isdigit()) or (band and band not in bands):
+    if level not in ("L0", "L1", "L2", "L3", "L4") or (band and band not in bands):
         raise LocalProtocolError("zg/certify/usage", f"got {wanted!r}, wanted L0 … L4 or L4-x32", "require")
     enough = got.level != "" and int(got.level[1:]) >= int(level[1:])
     return enough and (not band or bands.index(got.band) >= bands.index(band))

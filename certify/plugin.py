@@ -4,9 +4,9 @@ Law: the plugin decides how a case ended by where the exception came from, and b
 what a case raised, or an assertion in a file of checks, is a FAIL; an error that came out of a worker is a FAIL; a dead
 or hung worker is a CRASH; any other exception is the suite's own defect (SKIPPED, and exit code 3).
 Records travel as user properties of reports, so that xdist workers need nothing shared; the controller writes them.
+A case that was collected has a record or is a defect; when nobody waits for the results, nothing is written.
 """
 
-import contextlib
 import json
 import os
 import shlex
@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--zg-check", action="append", default=[], help="run only this check or case id (repeatable)")
     group.addoption("--zg-families", default="", help="run only these families, e.g. BN")
     group.addoption("--zg-progress", default=0, type=int, help="write one JSON line a case to this descriptor")
+    group.addoption("--zg-parent", default=0, type=int, help="end with the process of this id, which started us")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,9 +46,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "zg_level(name): the level from which this parameter runs")
     config.addinivalue_line("markers", "requirement(id): catalogue id that a test proves")
     if option(config, "--zg-subject"):
+        end_with_parent(config)
         config.pluginmanager.register(CheckSession(config), "zeitgeist-session")
         if not hasattr(config, "workerinput"):
             config.pluginmanager.register(Recorder(config), "zeitgeist-recorder")
+
+
+def end_with_parent(config: pytest.Config) -> None:
+    """Linux: be killed with the command that asked for this run, an xdist worker with its controller."""
+    from zeitgeist.host.worker_main import die_with_parent
+
+    if hasattr(config, "workerinput"):
+        die_with_parent(os.getppid())
+    elif option(config, "--zg-parent"):
+        die_with_parent(option(config, "--zg-parent"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -178,7 +190,10 @@ class CheckSession:
 
     def command(self, case: str) -> str:
         """One line that repeats the case."""
-        parts = ["zg-certify", "run", "--subject", self.subject_name, "--model", str(self.model)]
+        from certify.run import is_default_model, stated_model
+
+        parts = ["zg-certify", "run", "--subject", self.subject_name]
+        parts += [] if is_default_model(self.model) else ["--model", stated_model(self.model)]
         parts += ["--service", self.service] if self.service else []
         parts += ["--peers", ",".join(self.peers.names) or "none"]
         parts += [
@@ -361,31 +376,58 @@ class Recorder:
     """In the controller: collects records from reports, writes records.jsonl sorted by case id, and progress lines."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self.config = config
         self.lines: dict[str, str] = {}
         self.defects: list[str] = []
+        self.waiting: set[str] = set()
         self.out: str = option(config, "--zg-out")
         self.progress: int = option(config, "--zg-progress")
         self.spread = bool(getattr(config.option, "numprocesses", None))
 
     def say(self, line: dict[str, Any]) -> None:
-        """Send one progress line to the parent; nobody listening any more is no reason to stop."""
+        """Send one progress line to the parent. Nobody listens: the directory is no longer ours, so end the session."""
         if self.progress:
-            with contextlib.suppress(BrokenPipeError):
+            try:
                 os.write(self.progress, json.dumps(line).encode() + b"\n")
+            except BrokenPipeError:
+                self.abandon()
+
+    def abandon(self) -> None:
+        """End the session and write nothing, no records and no JUnit file."""
+        self.progress, self.out = 0, ""
+        junit: Any = self.config.pluginmanager.get_plugin("junitxml")
+        if junit is not None:
+            junit.pytest_unconfigure(self.config)
+        pytest.exit("nobody waits for the results any more")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Say how many cases there will be."""
         if not self.spread:
-            self.say({"total": len(session.items)})
+            self.expect([item.nodeid for item in session.items])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """As above, from an xdist worker."""
+        if not self.waiting:
+            self.expect(ids)
+
+    def expect(self, ids: list[str]) -> None:
+        """These are the cases; each must come back."""
+        self.waiting = set(ids)
         self.say({"total": len(ids)})
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Checks that could not be read are missing from the total."""
+        if report.failed:
+            self.defects.append(f"{report.nodeid}: {report.longreprtext}")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the record of a case."""
+        """Keep the record of a case. What failed without one (its process died, a fixture did not end) is a defect."""
         properties = dict(report.user_properties)
+        if report.when == "call" or report.outcome != "passed":
+            self.waiting.discard(report.nodeid)
+            if report.failed and "zg-record" not in properties:
+                self.defects.append(f"{report.nodeid}: {report.longreprtext}")
         if "zg-record" in properties and (report.when == "call" or report.outcome != "passed"):
             line = str(properties["zg-record"])
             record = json.loads(line)
@@ -397,6 +439,7 @@ class Recorder:
     def pytest_sessionfinish(self) -> None:
         """Write DIR/records.jsonl and, when the suite itself was wrong, DIR/defects.txt."""
         if self.out:
+            self.defects += [f"{nodeid}: did not come to its end" for nodeid in sorted(self.waiting)]
             out = Path(self.out)
             out.mkdir(parents=True, exist_ok=True)
             text = "".join(self.lines[case] + "\n" for case in sorted(self.lines))

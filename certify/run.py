@@ -150,6 +150,17 @@ def default_model() -> Path:
     return next((path for path in (tail, here.parent / tail, here / "zg-tiny") if path.is_dir()), tail)
 
 
+def is_default_model(model: Path) -> bool:
+    """Is this the model that a run takes when none is named?"""
+    return model.resolve() == default_model().resolve()
+
+
+def stated_model(model: Path) -> str:
+    """The model as a line to repeat says it: relative when it lies in the working directory."""
+    full, here = model.resolve(), Path.cwd().resolve()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)
+
+
 def preflight(request: RunRequest) -> Preflight:
     """Start the subject, load the model, ask for nonsense. Everything a person can get wrong is said here, in one
     line."""
@@ -224,6 +235,8 @@ def pytest_command(request: RunRequest, descriptor: int) -> list[str]:
         str(request.profile_path),
         "--zg-progress",
         str(descriptor),
+        "--zg-parent",
+        str(os.getpid()),
     ]
     command += ["--zg-service", request.service] if request.service else []
     command += ["--zg-families", request.families] if request.families else []
@@ -278,14 +291,18 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
         if code == 5:
             raise LocalProtocolError("zg/certify/unknown", "no check is left to run at this level", "check")
         raise ZeitgeistError("zg/certify/harness", f"pytest ended with {code}:\n{tail}", request.subject)
+    records = read_records(path)
+    defects = (request.folder / "defects.txt").read_text(encoding="utf-8")
+    if code == 1 and not defects and not any(record.verdict.blocks for record in records):
+        raise ZeitgeistError("zg/certify/harness", "pytest failed, but its records hold nothing bad", request.subject)
     return RunResult(
         request,
         load_profile(request.profile_path),
         seen.backend,
         seen.model,
         seen.not_admitted,
-        read_records(path),
-        (request.folder / "defects.txt").read_text(encoding="utf-8"),
+        records,
+        defects,
     )
 
 

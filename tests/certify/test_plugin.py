@@ -248,3 +248,31 @@ def test_checks_without_a_subject_are_a_usage_error() -> None:
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "certify.plugin", "--pyargs", "certify.checks"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 4 and "--zg-subject" in done.stdout + done.stderr
+
+
+def test_a_case_whose_checker_dies_is_a_defect_not_a_gap(tmp_path: Path) -> None:
+    """Two xdist processes, one killed from inside: the lost case is named in defects.txt; no certificate follows."""
+    records, done = run(tmp_path, "-n", "2", target=(str(HERE / "planted_murder.py"),))
+    assert "Z.kills-its-checker" not in records
+    assert "test_kills_its_checker" in (tmp_path / "defects.txt").read_text()
+    assert done.returncode != 0
+
+
+def test_records_that_hide_a_failure_of_pytest_are_a_harness_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`collect` accepts exit code 1 only when a record or a defect explains it."""
+    import io
+
+    from certify import run as module
+    from certify.run import Preflight, RunRequest
+    from zeitgeist.core.errors import ZeitgeistError
+
+    request = RunRequest(subject="reference", model=MODEL, out=tmp_path)
+    request.folder.mkdir(parents=True)
+    (request.folder / "records.jsonl").write_text("")
+    (request.folder / "defects.txt").write_text("")
+    seen = Preflight.__new__(Preflight)
+    monkeypatch.setattr(module, "read_records", lambda path: [])
+    with pytest.raises(ZeitgeistError, match="hold nothing bad"):
+        module.collect(request, seen, 1, io.BytesIO())
