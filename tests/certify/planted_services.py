@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.host.messages import Prefill, SessionInfo
 from zeitgeist.host.service import Answer, Held, Service
 
-__all__ = ["Aborts", "Hangs", "Lax", "Modest", "TooModest", "YesMan"]
+__all__ = ["Aborts", "Hangs", "KillsChecker", "Lax", "Modest", "TooModest", "Waits", "YesMan"]
 
 
 class YesMan(Service):
@@ -52,6 +53,23 @@ class Hangs(Service):
 
     def truncate(self, number: int, position_count: int) -> Answer:
         ctypes.PyDLL(None).pause()
+        raise AssertionError("unreachable")
+
+
+class KillsChecker(Service):
+    """Kills the process that runs the check, as a machine short of memory does."""
+
+    def truncate(self, number: int, position_count: int) -> Answer:
+        os.kill(os.getppid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+class Waits(Service):
+    """Tells the pipe at ZG_TEST_PIPE who runs the check, and never answers."""
+
+    def truncate(self, number: int, position_count: int) -> Answer:
+        Path(os.environ["ZG_TEST_PIPE"]).write_text(str(os.getppid()))
+        signal.pause()
         raise AssertionError("unreachable")
 
 

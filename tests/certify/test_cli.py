@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +122,43 @@ def test_a_crash_of_the_subject_is_exit_1(tmp_path: Path) -> None:
     assert "--check B.truncate-growth-refused" in failing[0]["command"]
 
 
+TWO = ("--check", "B.truncate-growth-refused", "--check", "B.cancel", "--peers", "none")
+
+
+@pytest.mark.requirement("W1")
+def test_a_case_whose_checker_dies_does_not_vanish(tmp_path: Path) -> None:
+    """SIGKILL of the xdist process in the middle of a case: exit 3, the case is named, the other has its record."""
+    words = ("run", "--service", "planted_services:KillsChecker", *TWO, "--jobs", "1", "--out", str(tmp_path / "out"))
+    ran = zg(tmp_path, *words, "--json")
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    folder = tmp_path / "out" / "reference"
+    assert "crashed while running" in (folder / "defects.txt").read_text()
+    assert "B.cancel" in (folder / "records.jsonl").read_text()
+
+
+if sys.platform == "linux":
+
+    @pytest.mark.requirement("W1")
+    @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 0), (signal.SIGKILL, 0), (signal.SIGKILL, 1)])
+    def test_what_checks_ends_with_the_command(number: signal.Signals, jobs: int, tmp_path: Path) -> None:
+        """The process that runs the check is gone while its case would wait 120 s; it leaves no records."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        words = ("run", "--service", "planted_services:Waits", *TWO, "-n", str(jobs), "--out", str(tmp_path / "out"))
+        path = os.pathsep.join((str(ROOT), str(HERE)))
+        env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": path, "ZG_TEST_PIPE": str(pipe)}
+        with subprocess.Popen([sys.executable, "-m", "certify.cli", *words], cwd=ROOT, env=env) as command:
+            checker = os.pidfd_open(int(pipe.read_text()))
+            command.send_signal(number)
+            poller = select.poll()
+            poller.register(checker, select.POLLIN)
+            ended = poller.poll(20_000)
+            os.close(checker)
+            assert ended, "it runs on without the command"
+        assert command.returncode == (143 if number == signal.SIGTERM else -number)
+        assert not (tmp_path / "out" / "reference" / "records.jsonl").exists()
+
+
 def damaged(tmp_path: Path) -> Path:
     """zg-tiny with the end of its weights missing."""
     model = tmp_path / "damaged"
@@ -137,6 +176,8 @@ MISTAKES = {
     "unknown family": (["run", "--families", "Q"], 2, "families"),
     "unknown level": (["run", "--level", "gold"], 2, "smoke, standard, full"),
     "unknown require": (["run", "--require", "gold"], 2, "L0"),
+    "a level that is not in the table": (["run", "--require", "L9"], 2, "L4"),
+    "a self-test in no process": (["selftest", "-n", "0"], 2, "jobs"),
     "unwritable out": (["run", "--out", "/proc/nowhere"], 2, "out"),
     "no profile": (["run", "--profile", "/no/profile.toml"], 2, "profile"),
     "no key": (["run", "--key", "/no/key.pem"], 2, "key"),

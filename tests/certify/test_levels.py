@@ -106,9 +106,7 @@ def test_an_endpoint_stops_at_l2() -> None:
 
 
 @pytest.mark.requirement("W1")
-@pytest.mark.parametrize(
-    ("wanted", "met"), [("L0", True), ("L4", True), ("L4-x32", True), ("L4-x16", True)]
-)
+@pytest.mark.parametrize(("wanted", "met"), [("L0", True), ("L4", True), ("L4-x32", True), ("L4-x16", True)])
 def test_require_compares_level_and_band(wanted: str, met: bool) -> None:
     """x32 meets x16; nothing meets a level that is not held; nonsense is refused."""
     assert meets(graded(), wanted) is met
