@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import json
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 from certify import certificate, dsse
 from certify.environment import judge_digest, observe, product_digest, suite_digest
 from certify.levels import meets
+from certify.private_folder import private_folder
 from certify.profile import STANDARD, load_profile
 from certify.records import read_records
 from certify.registry import CHECKS, FAMILIES, load_checks
@@ -241,11 +241,11 @@ def replay(args: argparse.Namespace) -> int:
         raise LocalProtocolError(
             "zg/certify/out-dir", f"{args.out} holds the certificate that is replayed; it would be written over", "out"
         )
-    with nullcontext(args.out) if args.out else tempfile.TemporaryDirectory(prefix="zg-replay-") as out:
+    with nullcontext(args.out) if args.out else private_folder() as out:
         request = RunRequest(
             subject=stated.subject,
             model=args.model or Path(stated.model_path),
-            out=Path(out),
+            out=out,
             level=stated.level,
             seed=stated.seed,
             peers=stated.peers,

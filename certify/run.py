@@ -24,6 +24,7 @@ import msgspec
 from certify import certificate, dsse
 from certify.environment import SCORE_NAME, observe, product_digest, suite_digest
 from certify.levels import Grade, claims_of, exchanges_of, grade
+from certify.private_folder import private_folder
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
 from certify.results import FULL, make_out, subject_dir, writing
@@ -258,12 +259,13 @@ def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunR
         ):
             (request.folder / name).unlink(missing_ok=True)
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile() as log:
+    with private_folder() as folder, tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             pytest_command(request, writer),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(folder)},
             pass_fds=(writer,),
         )
         os.close(writer)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.host.messages import Prefill, SessionInfo
 from zeitgeist.host.service import Answer, Held, Service
 
-__all__ = ["Aborts", "Hangs", "KillsChecker", "Lax", "Modest", "TooModest", "Waits", "YesMan"]
+__all__ = ["Aborts", "Hangs", "KillsChecker", "KillsItself", "Lax", "Modest", "TooModest", "Waits", "YesMan"]
 
 
 class YesMan(Service):
@@ -61,6 +62,15 @@ class KillsChecker(Service):
 
     def truncate(self, number: int, position_count: int) -> Answer:
         os.kill(os.getppid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+class KillsItself(Service):
+    """Dies with a file in its temporary folder, as an engine does that was short of memory."""
+
+    def truncate(self, number: int, position_count: int) -> Answer:
+        with tempfile.NamedTemporaryFile(delete=False):
+            os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
 

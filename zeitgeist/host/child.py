@@ -135,10 +135,10 @@ def spawner() -> Spawner:
         return SPAWNERS[0]
 
 
-def sweep(parent: Path) -> None:
+def sweep(parent: Path, prefix: str = FOLDER_PREFIX) -> None:
     """Remove private folders whose maker, named in the folder's name, is gone: its own clean-up was killed with it."""
-    for folder in sorted(parent.glob(f"{FOLDER_PREFIX}*-*")):
-        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+    for folder in sorted(parent.glob(f"{prefix}*-*")):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
         if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
