@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,14 +193,36 @@ def count(text: str) -> int:
 
 
 def terminated(number: int, frame: object) -> None:
-    """SIGTERM unwinds like an error: locks are given back and children ended; 143 is the code shells know for it."""
+    """SIGTERM unwinds like an error: locks are given back and children ended; 143 is the code shells know for it.
+
+    A second one, which supervisors like to send, must not end the clean-up of the first.
+    """
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+@contextmanager
+def ending_on_sigterm() -> Generator[None]:
+    """`terminated` inside, the previous handler after. Only the main thread may set one; in another nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, terminated)
+    with ending_on_sigterm():
+        return answer(args)
+
+
+def answer(args: argparse.Namespace) -> int:
+    """The exit code of a command, or of what it raised."""
     try:
         return dispatch(args)
     except ZeitgeistError as error:

@@ -11,19 +11,21 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from certify.environment import judge_digest
 from certify.mutants.bank import HONEST, MUTANTS, Honest, Mutant
+from certify.private_folder import private_folder
 from certify.profile import STANDARD
 from certify.records import read_records
 from certify.verdict import CaseRecord, KillScore
 from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.formats.canonical import Record
+from zeitgeist.host.worker_main import die_with_parent
 
 __all__ = ["FAMILIES", "HonestRun", "Job", "MutantRun", "SelftestResult", "job_of", "run_job", "selftest"]
 
@@ -187,22 +189,37 @@ def honest_run(job: Job, outcome: Outcome) -> HonestRun:
     )
 
 
-def prepare() -> None:
-    """In each process of the pool: one thread for arithmetic, no plugins but ours."""
+def prepare(folder: Path) -> None:
+    """In each process of the pool: end with the command, one thread for arithmetic, no plugins but ours, everything
+    temporary in folder."""
+    die_with_parent(os.getppid())
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 
-def run_all(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, Outcome]]:
-    """Outcomes as they come. When one did not come to its end, what has not begun is not begun."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=prepare) as pool:
+def run_all(work: Sequence[Job], jobs: int) -> Generator[tuple[Job, Outcome]]:
+    """Outcomes as they come. When one did not come to its end, or nobody takes the next, the others are ended."""
+    with private_folder() as folder, pool_in(folder, jobs) as pool:
         asked = {pool.submit(run_job, job): job for job in work}
+        for future in as_completed(asked):
+            yield asked[future], future.result()
+
+
+@contextlib.contextmanager
+def pool_in(folder: Path, jobs: int) -> Generator[ProcessPoolExecutor]:
+    """A pool whose processes are killed, not waited for, when its user raises; the kernel then kills their workers."""
+    ours = {process.pid for process in active_children()}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), prepare, (folder,)) as pool:
         try:
-            for future in as_completed(asked):
-                yield asked[future], future.result()
-        finally:
+            yield pool
+        except BaseException:
+            for process in active_children():
+                if process.pid not in ours:
+                    process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def selftest(
@@ -221,14 +238,15 @@ def selftest(
     work |= {honest_job(variant, model, seed): None for seed in seeds for variant in honest}
     caught: dict[str, MutantRun] = {}
     passed: list[HonestRun] = []
-    for job, outcome in run_all(list(work), jobs):
-        mutant = work[job]
-        if mutant is None:
-            passed.append(honest_run(job, outcome))
-            progress(passed[-1])
-        else:
-            caught[mutant.name] = mutant_run(mutant, outcome)
-            progress(caught[mutant.name])
+    with contextlib.closing(run_all(list(work), jobs)) as outcomes:
+        for job, outcome in outcomes:
+            mutant = work[job]
+            if mutant is None:
+                passed.append(honest_run(job, outcome))
+                progress(passed[-1])
+            else:
+                caught[mutant.name] = mutant_run(mutant, outcome)
+                progress(caught[mutant.name])
     score = KillScore(
         status="run",
         killed=sum(run.caught for run in caught.values()),
