@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from certify import certificate, dsse
-from certify.environment import judge_digest, observe, product_digest, suite_digest
+from certify.environment import observe, product_digest, suite_digest
+from certify.judge_sources import judge_digest
 from certify.levels import meets
 from certify.private_folder import private_folder
 from certify.profile import STANDARD, load_profile

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import zeitgeist
@@ -14,9 +15,9 @@ __all__ = [
     "Environment",
     "Package",
     "digest_without",
-    "judge_digest",
     "observe",
     "product_digest",
+    "sources_below",
     "suite_digest",
 ]
 
@@ -41,22 +42,6 @@ PACKAGES = (
 )
 SCORE_NAME = "kill_score.json"
 """`certify/mutants/kill_score.json`: what `zg-certify selftest --publish` measured."""
-NOT_JUDGES = (
-    "certificate.py",
-    "cli.py",
-    "command.py",
-    "commands.py",
-    "dsse.py",
-    "environment.py",
-    "golden.py",
-    "ownership.py",
-    "replay.py",
-    "report",
-    "results.py",
-    "run.py",
-    "show.py",
-)
-"""Files of the suite that no verdict depends on."""
 SOURCES = (".py", ".toml", ".html", ".jinja", ".css", ".js", ".json")
 
 
@@ -126,21 +111,20 @@ def product_digest(root: Path | None = None) -> str:
     return digest_without(root or Path(zeitgeist.__file__).parent, set())
 
 
-def judge_digest() -> str:
-    """The same over what can change a verdict: the suite but for the command line, the signing and the showing of
-    results, and the whole product, which the mutants are planted in."""
-    judges = digest_without(Path(__file__).parent, {SCORE_NAME, *NOT_JUDGES})
-    return "sha256:" + hashlib.sha256(f"{judges}\0{product_digest()}".encode()).hexdigest()
-
-
 def digest_without(root: Path, names: set[str]) -> str:
     """SHA-256 over the sources below root but for files and first folders of these names."""
     total = hashlib.sha256()
+    for name, path in sources_below(root, names):
+        body = path.read_bytes()
+        total.update(f"{name}\0{len(body)}\0".encode() + body)
+    return "sha256:" + total.hexdigest()
+
+
+def sources_below(root: Path, names: set[str]) -> Iterator[tuple[str, Path]]:
+    """(path from root, path) of the same sources, in order of path."""
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         if path.name in names or relative.parts[0] in names or {"__pycache__", "zg-tiny"} & set(relative.parts):
             continue
         if path.suffix in SOURCES:
-            body = path.read_bytes()
-            total.update(f"{relative.as_posix()}\0{len(body)}\0".encode() + body)
-    return "sha256:" + total.hexdigest()
+            yield relative.as_posix(), path

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
-from certify.environment import judge_digest
+from certify.judge_sources import judge_digest
 from certify.mutants.bank import HONEST, MUTANTS, Honest, Mutant
 from certify.private_folder import private_folder
 from certify.profile import STANDARD

@@ -48,7 +48,7 @@ def test_the_published_kill_score_is_of_these_sources_and_whole() -> None:
     """A certificate carries the score only of the very sources it was measured on; `make selftest` renews it."""
     import json
 
-    from certify.environment import judge_digest
+    from certify.judge_sources import judge_digest
     from certify.mutants.bank import HONEST, MUTANTS
     from certify.run import PUBLISHED_SCORE, kill_score
 
