@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from zeitgeist.core.descriptors.sampling import GREEDY, SamplingParams
 from zeitgeist.core.errors import LocalProtocolError
-from zeitgeist.core.formats.canonical import Record
-from zeitgeist.core.ids import Real, TokenId
+from zeitgeist.core.ids import TokenId
 
 __all__ = [
     "GREEDY",
@@ -52,23 +52,6 @@ LOW = np.uint64(0xFFFFFFFF)
 WORD = np.uint64(32)
 STREAM_TOKEN = 0
 """Fourth counter word: what the draw is for. 0 is the choice of a token; other draws take other numbers."""
-
-
-class SamplingParams(Record, frozen=True, kw_only=True):
-    """How to choose a token. seed: 0 … 2^64-1; temperature >= 0; top_k >= 0; top_p, min_p in [0, 1].
-
-    A real's value is the float32 that its text reads as. top_logprobs: how many alternatives are reported.
-    """
-
-    seed: int = 0
-    temperature: Real = Real("0.0")
-    top_k: int = 0
-    top_p: Real = Real("1.0")
-    min_p: Real = Real("0.0")
-    top_logprobs: int = 0
-
-
-GREEDY = SamplingParams()
 
 
 class SampledToken(msgspec.Struct, frozen=True, kw_only=True):

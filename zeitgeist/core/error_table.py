@@ -5,7 +5,7 @@ One file, so that two areas cannot take one id. Grouped by area, alphabetical in
 
 from typing import Literal
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "Row"]
 
 Row = tuple[str, Literal["peer", "caller", "host", "us"], bool, str, str]
 
@@ -226,6 +226,8 @@ WIRE: list[Row] = [
      "look at the peer's encoder"),
     ("zg/wire/bad-header-checksum", "peer", True, "a frame's header was damaged", "connect again; look at the link"),
     ("zg/wire/bad-magic", "peer", True, "the bytes are not a Zeitgeist frame", "check what listens on that address"),
+    ("zg/wire/bad-payload", "peer", True, "the record inside a payload is longer than payload or channel allow",
+     "look at the peer's encoder"),
     ("zg/wire/bad-payload-checksum", "peer", True, "a frame's payload was damaged", "connect again; look at the link"),
     ("zg/wire/bad-record", "peer", True, "bytes do not decode as the record they should be",
      "the message names the record and the field; look at the peer's encoder"),

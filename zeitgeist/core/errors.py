@@ -12,6 +12,7 @@ import msgspec
 
 from zeitgeist.core.error_table import ROWS
 from zeitgeist.core.ids import ErrorId
+from zeitgeist.core.protocol_errors import PROTOCOL_ROWS
 
 __all__ = [
     "DETAIL_CHARACTERS_MAX",
@@ -47,7 +48,7 @@ class ErrorSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 REGISTRY: Mapping[ErrorId, ErrorSpec] = {
     ErrorId(row[0]): ErrorSpec(id=ErrorId(row[0]), fault=row[1], definite=row[2], cause=row[3], remedy=row[4])
-    for row in ROWS
+    for row in (*ROWS, *PROTOCOL_ROWS)
 }
 
 
