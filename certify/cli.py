@@ -94,8 +94,10 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--model", type=Path, help="the model, when it lies elsewhere than the certificate says")
     replay.add_argument("--out", type=Path, help="keep the results of the replay here")
     replay.add_argument("--json", action="store_true", help="print one JSON object")
-    explain = sub.add_parser("explain", help="explain a check or an error id", description="What is checked, and why.")
-    explain.add_argument("name", metavar="CHECK|ERROR-ID")
+    explain = sub.add_parser(
+        "explain", help="explain a check, an error id or a finding", description="What is checked, and why."
+    )
+    explain.add_argument("name", metavar="CHECK|ERROR-ID|FINDING")
     explain.add_argument("--json", action="store_true", help="print one JSON object")
     add_late(sub)
     return top

@@ -11,6 +11,7 @@ import msgspec
 
 from certify import certificate, dsse
 from certify.environment import observe, product_digest, suite_digest
+from certify.findings import FINDINGS
 from certify.judge_sources import judge_digest
 from certify.levels import meets
 from certify.private_folder import private_folder
@@ -193,12 +194,24 @@ def list_subjects(args: argparse.Namespace) -> int:
 
 
 def explain(args: argparse.Namespace) -> int:
-    """A check or an error id, or refuse with the nearest names."""
-    known = load_checks()
+    """A check, an error id or a finding, or refuse with the nearest names."""
     name = args.name.partition("[")[0]
+    rows = explained(name)
+    if not rows:
+        import difflib
+
+        near = difflib.get_close_matches(args.name, [*CHECKS, *FINDINGS, *map(str, REGISTRY)], n=3, cutoff=0.3)
+        raise LocalProtocolError("zg/certify/unknown", f"{args.name!r}; near: {', '.join(near) or 'none'}", "name")
+    print(json.dumps(rows) if args.json else "\n".join(f"{key:12} {value}" for key, value in rows.items()))
+    return 0
+
+
+def explained(name: str) -> dict[str, str]:
+    """Label -> text of what has this name; empty for nothing."""
+    known = load_checks()
     if name in known:
         meta = known[name]
-        rows = {
+        return {
             "check": meta.id,
             "family": f"{meta.family}: {FAMILIES[meta.family]}",
             "clause": meta.clause,
@@ -209,22 +222,20 @@ def explain(args: argparse.Namespace) -> int:
             "requirement": ", ".join(meta.requirement),
             "code": meta.where,
         }
-    elif name in REGISTRY:
+    if name in FINDINGS:
+        found = FINDINGS[name]
+        seen_by = ", ".join(found.checks) or "no check; an adapter's own test"
+        return {"finding": name, "kind": found.kind, "what": found.about, "seen by": seen_by}
+    if name in REGISTRY:
         spec = REGISTRY[name]  # pyright: ignore[reportArgumentType]
-        rows = {
+        return {
             "error": str(spec.id),
             "who is wrong": spec.fault,
             "cause": spec.cause,
             "what to do": spec.remedy,
             "definite": "it surely did not happen" if spec.definite else "it may have happened in part",
         }
-    else:
-        import difflib
-
-        close = difflib.get_close_matches(args.name, [*CHECKS, *map(str, REGISTRY)], n=3, cutoff=0.3)
-        raise LocalProtocolError("zg/certify/unknown", f"{args.name!r}; near: {', '.join(close) or 'none'}", "name")
-    print(json.dumps(rows) if args.json else "\n".join(f"{key:12} {value}" for key, value in rows.items()))
-    return 0
+    return {}
 
 
 def replay(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ NOT_JUDGES = (
     "commands.py",
     "dsse.py",
     "environment.py",
+    "findings.py",
     "golden.py",
     "judge_sources.py",
     "ownership.py",

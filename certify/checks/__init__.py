@@ -35,7 +35,7 @@ What `case` does. Each comparison that does not hold raises at once (FAIL).
     case.skip(reason)                                -> SKIPPED, ends the check and blocks the level
     case.fail(observation)                           -> FAIL, ends the check
     case.measured(name, value, unit) / case.seal(name, value)  a number / a digest for the report and for replay
-    case.finding(id, kind, statement, evidence, handled)       defect | property | trap | control
+    case.finding(id, kind, statement, evidence, handled)       defect | property | trap | control; id: of findings.py
     case.exchanged(exporter, importer)               family X: that direction was exercised; L4 counts foreign engines
     case.rng(label)                                  numpy Generator from seed, case id and label only
     case.profile, case.seed, case.id, case.subject_name

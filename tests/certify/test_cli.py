@@ -213,4 +213,5 @@ def test_list_subjects_and_explain_are_made_from_the_registries(tmp_path: Path) 
     assert {"reference", "torch", "mlx", "llama_cpp"} <= set(names)
     assert "growing is refused" in zg(tmp_path, "explain", "B.truncate-growth-refused").stdout
     assert "remedy" not in zg(tmp_path, "explain", "zg/backend/unsupported").stdout
+    assert "G.published-engine" in zg(tmp_path, "explain", "rope-theta-ignored").stdout
     assert "pick a backend" in zg(tmp_path, "explain", "zg/backend/unsupported").stdout

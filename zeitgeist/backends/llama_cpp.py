@@ -35,7 +35,7 @@ from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError, refuse
 from zeitgeist.core.formats.kv import CacheForm, ElementForm
 from zeitgeist.models.bundle import ModelBundle
 
-__all__ = ["VARIANTS", "LlamaBackend", "create"]
+__all__ = ["HANDLED", "VARIANTS", "LlamaBackend", "create"]
 
 VARIANTS: tuple[Variant, ...] = (
     Variant("stock", "the prebuilt xllamacpp wheel, F32 cache", {"library": "stock"}),
@@ -44,6 +44,9 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("kv-q8_0", "Q8_0 cache, flash attention", {"kv": "q8_0", "flash_attention": "on"}),
     Variant("kv-q4_0", "Q4_0 cache, flash attention", {"kv": "q4_0", "flash_attention": "on"}),
 )
+
+HANDLED = ("f32-cache-read-as-f16", "hadamard-rotated-quantised-cache", "key-pairing-unsaid")
+"""Said in the descriptor or the cache's form, where llama.cpp does not say it; ids of `certify/findings.py`."""
 
 CONTEXT_DEFAULT_MAX = 4096
 """Memory of the F32 cache is reserved for every session at once: 16 sessions of 4,096 tokens of zg-tiny are 0.2 GB."""
@@ -141,7 +144,7 @@ class LlamaBackend(SessionEngine):
             chunk_invariant=own and self.has_one_kernel(),
             run_to_run=True,
             isolation="process",
-            handled=("llama-hadamard-cache", "llama-flash-attention-precision", "llama-key-pairing"),
+            handled=HANDLED,
         )
 
     def has_one_kernel(self) -> bool:

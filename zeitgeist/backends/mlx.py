@@ -45,8 +45,8 @@ VARIANTS = (
 
 OPTIONS = {"dtype": ("f32", "f16", "bf16"), "device": ("cpu", "gpu"), "config": ("corrected", "published")}
 
-HANDLED = ("mlx-lm-ignores-rope-theta", "mlx-lm-ties-by-default")
-"""Engine defects that `config=corrected` works around, by the ids of the findings."""
+HANDLED = ("head-tied-unless-told", "rope-theta-ignored")
+"""Engine defects that `config=corrected` works around, by the ids of `certify/findings.py`."""
 
 
 def create(options: Mapping[str, str]) -> Backend:
