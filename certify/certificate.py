@@ -9,7 +9,7 @@ answer is "integrity only, signer unknown", which is not success.
 import base64
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ __all__ = [
     "STATEMENT_TYPE",
     "SUITE_VERSION",
     "VALID_DAYS",
+    "Peer",
     "Predicate",
     "ProfileRef",
     "RunRef",
@@ -40,6 +41,7 @@ __all__ = [
     "SuiteRef",
     "Verification",
     "build",
+    "partners",
     "read_file",
     "read_statement",
     "sign",
@@ -85,6 +87,14 @@ class RunRef(Record, frozen=True, kw_only=True):
     command: str
 
 
+class Peer(Record, frozen=True, kw_only=True):
+    """An engine that the subject exchanged caches with, or that stands in its matrix: bound as the subject itself is,
+    by version and library digests. name: the subject's name on the command line."""
+
+    name: str
+    backend: BackendDescriptor
+
+
 class Signer(Record, frozen=True, kw_only=True):
     """The issuer's key, self-stated: it proves integrity, trust comes from a key that the verifier has."""
 
@@ -108,6 +118,7 @@ class Predicate(Record, frozen=True, kw_only=True):
     merkle_root: str
     exchanges: tuple[Exchange, ...]
     matrix: tuple[MatrixCell, ...]
+    peers: tuple[Peer, ...]
     findings: tuple[Finding, ...]
     kill_score: KillScore
     grade: Grade
@@ -173,6 +184,13 @@ def names_of(predicate: Predicate) -> tuple[Named, ...]:
     )
 
 
+def partners(subject: str, exchanges: Iterable[Exchange], matrix: Iterable[MatrixCell]) -> tuple[str, ...]:
+    """Names of the engines other than the subject that a certificate with these must bind, sorted."""
+    names = {name for one in exchanges for name in (one.exporter, one.importer)}
+    names |= {name for cell in matrix for name in (*cell.exporter.split(">"), cell.importer) if name}
+    return tuple(sorted(names - {subject}))
+
+
 def build(
     *,
     suite_digest: str,
@@ -184,6 +202,7 @@ def build(
     environment: Environment,
     records: Sequence[CaseRecord],
     matrix: Sequence[MatrixCell],
+    peers: Sequence[Peer],
     kill_score: KillScore,
     admitted: bool,
     today: datetime.date,
@@ -204,6 +223,7 @@ def build(
         merkle_root=merkle_root(records),
         exchanges=exchanges,
         matrix=tuple(matrix),
+        peers=tuple(peers),
         findings=findings_of(records),
         kill_score=kill_score,
         grade=grade(counts, exchanges, claims_of(backend), profile, admitted=admitted),
@@ -265,6 +285,14 @@ def check_parts(statement: Statement) -> None:
         raise tampered("subject", "the statement is about another engine or model than the predicate describes")
     if sum(predicate.counts.get("*", {}).values()) != predicate.record_count:
         raise tampered("counts", "the counts do not add up to the number of records")
+
+
+def check_peers(predicate: Predicate) -> None:
+    """Each engine that an exchange or a cell of the matrix names is bound, once, and no other."""
+    wanted = partners(predicate.run.subject, predicate.exchanges, predicate.matrix)
+    bound = tuple(peer.name for peer in predicate.peers)
+    if bound != wanted:
+        raise tampered("peers", f"bound are {', '.join(bound) or 'none'}, exchanged with {', '.join(wanted) or 'none'}")
 
 
 def check_version(suite: SuiteRef) -> None:
@@ -367,6 +395,7 @@ def verify(
         )
     check_version(predicate.suite)
     check_dates(predicate, today)
+    check_peers(predicate)
     if not predicate.kill_score.sound:
         raise tampered("kill_score", f"no self-test can give {predicate.kill_score}")
     notes = [check_grade(predicate, profile)]

@@ -3,7 +3,7 @@
 import argparse
 import datetime
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from certify.private_folder import private_folder
 from certify.profile import STANDARD, load_profile
 from certify.records import read_records
 from certify.registry import CHECKS, FAMILIES, load_checks
-from certify.replay import compare, compare_claims, why_not_exact
+from certify.replay import compare, compare_claims, exchanged_with, why_not_exact
 from certify.results import holding, subject_dir, writing
 from certify.run import (
     Preflight,
     RunRequest,
     RunResult,
+    bind_peers,
     default_model,
+    described,
     issue,
     kill_score,
     late,
@@ -33,6 +35,7 @@ from certify.run import (
     summary,
 )
 from certify.show import console, progress_of, show_matrix, show_result
+from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.errors import REGISTRY, LocalProtocolError, ZeitgeistError
 
 __all__ = ["explain", "list_checks", "list_subjects", "matrix", "replay", "run", "selftest"]
@@ -106,6 +109,8 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
     cells = measure_cells(asked, names(args.matrix))
     for result in results:
         result.cells, result.kill_score = cells, score
+    bind_peers(results)
+    for result in results:
         if not result.why_no_certificate:
             issue(result, args.key, datetime.date.today())
         with writing(result.request.folder):
@@ -248,53 +253,67 @@ def replay(args: argparse.Namespace) -> int:
         )
     old = read_records(beside)
     predicate = certificate.verify(data, load_profile(), datetime.date.today(), None, old).predicate
-    stated = predicate.run
-    if args.out and subject_dir(args.out, stated.subject).resolve() == args.certificate.resolve().parent:
+    if args.out and subject_dir(args.out, predicate.run.subject).resolve() == args.certificate.resolve().parent:
         raise LocalProtocolError(
             "zg/certify/out-dir", f"{args.out} holds the certificate that is replayed; it would be written over", "out"
         )
     with nullcontext(args.out) if args.out else private_folder() as out:
-        request = RunRequest(
-            subject=stated.subject,
-            model=args.model or Path(stated.model_path),
-            out=out,
-            level=stated.level,
-            seed=stated.seed,
-            peers=stated.peers,
-            service=stated.service,
-        )
-        seen = preflight(request)
-        if seen.model.model != predicate.model.model:
-            raise LocalProtocolError(
-                "zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model"
-            )
-        with holding(request.out), progress_of(f"replay {request.subject}") as progress:
-            result = run_checks(request, seen, progress)
-    reasons = why_not_exact(predicate, seen.backend, observe(), suite_digest(), product_digest())
+        result = run_again(predicate, args.model, out)
+    peers = peers_now(predicate, result.request)
+    reasons = why_not_exact(predicate, result.backend, peers, observe(), suite_digest(), product_digest())
     found = compare(old, result.records, reasons)
-    claims = compare_claims(predicate, result.grade.text, result.records)
-    differences, same = (*found.differences, *claims), found.same and not claims
-    rows = {
-        "mode": found.mode,
-        "why_not_exact": found.reasons,
-        "cases": found.case_count,
-        "digests": found.digest_count,
-        "same": same,
-        "differences": differences,
-        "signer": "unknown",
-    }
+    differences = (*found.differences, *compare_claims(predicate, result.grade.text, result.records))
     if args.json:
+        rows = {
+            "mode": found.mode,
+            "why_not_exact": found.reasons,
+            "cases": found.case_count,
+            "digests": found.digest_count,
+            "same": not differences,
+            "differences": differences,
+            "signer": "unknown",
+        }
         print(json.dumps(rows))
     else:
         why = f" ({'; '.join(reasons)})" if reasons else ""
         print(
             f"mode {found.mode}{why}: {found.case_count} cases, {found.digest_count} digests compared, "
-            f"{'all the same' if same else f'{len(differences)} differ'}"
+            f"{f'{len(differences)} differ' if differences else 'all the same'}"
         )
         print("  signer unknown: no trusted key was given")
         for line in differences:
             print(f"  {line}")
-    return 3 if result.defects else 0 if same else 1
+    return 3 if result.defects else 1 if differences else 0
+
+
+def run_again(predicate: certificate.Predicate, model: Path | None, out: Path) -> RunResult:
+    """The run of a certificate once more, its results into out. model: where it lies now, if not where it lay."""
+    stated = predicate.run
+    request = RunRequest(
+        subject=stated.subject,
+        model=model or Path(stated.model_path),
+        out=out,
+        level=stated.level,
+        seed=stated.seed,
+        peers=stated.peers,
+        service=stated.service,
+    )
+    seen = preflight(request)
+    if seen.model.model != predicate.model.model:
+        raise LocalProtocolError(
+            "zg/certify/usage", f"the model at {request.model} is not that of the certificate", "model"
+        )
+    with holding(request.out), progress_of(f"replay {request.subject}") as progress:
+        return run_checks(request, seen, progress)
+
+
+def peers_now(predicate: certificate.Predicate, request: RunRequest) -> dict[str, BackendDescriptor]:
+    """What the certificate's peers say of themselves here. One that cannot be started is left out: it differs."""
+    found: dict[str, BackendDescriptor] = {}
+    for name in exchanged_with(predicate):
+        with suppress(ZeitgeistError):
+            found[name] = described(name, request)
+    return found
 
 
 def matrix(args: argparse.Namespace) -> int:

@@ -6,17 +6,17 @@ holds the limit of its own run; a digest or a judged metric that only one run ha
 measured again: its cells must agree with the exchanges that the replay's own cases made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from certify.certificate import Predicate
+from certify.certificate import Predicate, partners
 from certify.environment import Environment
 from certify.levels import exchanges_of
 from certify.verdict import CaseRecord, MatrixCell
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 
-__all__ = ["Comparison", "compare", "compare_claims", "why_not_exact"]
+__all__ = ["Comparison", "compare", "compare_claims", "exchanged_with", "why_not_exact"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,17 @@ class Comparison:
 
 
 def why_not_exact(
-    old: Predicate, backend: BackendDescriptor, environment: Environment, suite: str, product: str
+    old: Predicate,
+    backend: BackendDescriptor,
+    peers: Mapping[str, BackendDescriptor],
+    environment: Environment,
+    suite: str,
+    product: str,
 ) -> tuple[str, ...]:
-    """What differs between the certificate's build and CPU and ours; empty: digests must be equal."""
+    """What differs between the certificate's build and CPU and ours; empty: digests must be equal.
+
+    peers: name -> what each peer of an exchange says of itself now; one that is missing differs.
+    """
     pairs = (
         ("libraries", old.backend.libraries, backend.libraries),
         ("cpu", old.environment.cpu, environment.cpu),
@@ -46,8 +54,20 @@ def why_not_exact(
         ("suite", old.suite.digest, suite),
         ("product", old.suite.product, product),
         ("python", old.environment.python, environment.python),
+        *((f"libraries of peer {name}", *libraries_of(name, old, peers)) for name in exchanged_with(old)),
     )
     return tuple(f"{name} differ" for name, was, now in pairs if was != now)
+
+
+def exchanged_with(old: Predicate) -> tuple[str, ...]:
+    """Peers that the cases of the certificate exchanged with; those that only its matrix names are not run again."""
+    return partners(old.run.subject, old.exchanges, ())
+
+
+def libraries_of(name: str, old: Predicate, peers: Mapping[str, BackendDescriptor]) -> tuple[object, object]:
+    """Libraries of a peer as the certificate binds them, and now."""
+    was = {peer.name: peer.backend.libraries for peer in old.peers}.get(name)
+    return was, peers[name].libraries if name in peers else None
 
 
 def compare(old: Sequence[CaseRecord], new: Sequence[CaseRecord], reasons: tuple[str, ...]) -> Comparison:

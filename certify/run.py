@@ -39,10 +39,13 @@ __all__ = [
     "Progress",
     "RunRequest",
     "RunResult",
+    "bind_peers",
     "default_model",
+    "described",
     "issue",
     "kill_score",
     "late",
+    "predicate_of",
     "preflight",
     "run_checks",
     "summary",
@@ -103,6 +106,7 @@ class RunResult:
     records: list[CaseRecord]
     defects: str
     cells: Sequence[MatrixCell] = ()
+    peers: tuple[certificate.Peer, ...] = ()
     kill_score: KillScore = field(default_factory=KillScore)
     certificate_path: Path | None = None
 
@@ -312,7 +316,18 @@ def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
     """Sign and write DIR/<subject>/certificate.json. A run that may have none is refused (`zg/certify/usage`)."""
     if result.why_no_certificate:
         raise LocalProtocolError("zg/certify/usage", f"no certificate: {result.why_no_certificate}", "certificate")
+    path = result.request.folder / "certificate.json"
+    body = certificate.sign(predicate_of(result, today), dsse.load_private(key))
+    with writing(path):
+        path.write_bytes(body)
+    result.certificate_path = path
+    return path
+
+
+def predicate_of(result: RunResult, today: datetime.date) -> certificate.Predicate:
+    """What a certificate of this run says; of a run that may have none, what a report of it says."""
     request = result.request
+    certified = not result.why_no_certificate
     run = certificate.RunRef(
         subject=request.subject,
         service=request.service,
@@ -320,9 +335,9 @@ def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
         level=request.level,
         seed=request.seed,
         peers=request.peers,
-        command=f"zg-certify replay {request.folder / 'certificate.json'}",
+        command=f"zg-certify replay {request.folder / 'certificate.json'}" if certified else "",
     )
-    predicate = certificate.build(
+    return certificate.build(
         suite_digest=suite_digest(),
         product_digest=product_digest(),
         profile=result.profile,
@@ -332,16 +347,32 @@ def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
         environment=observe(),
         records=result.records,
         matrix=result.cells,
+        peers=result.peers,
         kill_score=result.kill_score,
         admitted=not result.not_admitted,
         today=today,
     )
-    path = request.folder / "certificate.json"
-    body = certificate.sign(predicate, dsse.load_private(key))
-    with writing(path):
-        path.write_bytes(body)
-    result.certificate_path = path
-    return path
+
+
+def bind_peers(results: Sequence[RunResult]) -> None:
+    """Fill `peers` of each result that may have a certificate: what the engines that it exchanged with say of
+    themselves. A subject of this run was asked before; any other is started once more, with the model loaded."""
+    known = {result.request.subject: result.backend for result in results if not result.request.service}
+    for result in results:
+        if result.why_no_certificate:
+            continue
+        names = certificate.partners(result.request.subject, exchanges_of(result.records), result.cells)
+        for name in names:
+            known[name] = known.get(name) or described(name, result.request)
+        result.peers = tuple(certificate.Peer(name=name, backend=known[name]) for name in names)
+
+
+def described(name: str, request: RunRequest) -> BackendDescriptor:
+    """What a peer says of itself with the run's model loaded. Errors: of `start_subject`."""
+    from certify.subject import start_subject
+
+    with start_subject(name, "", request.model, load_profile(request.profile_path)["time.call_s"]) as worker:
+        return worker.describe()
 
 
 def summary(result: RunResult) -> dict[str, Any]:

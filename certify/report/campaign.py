@@ -14,11 +14,10 @@ import msgspec
 
 from certify import certificate, dsse
 from certify.certificate import Predicate
-from certify.environment import observe, product_digest, suite_digest
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
 from certify.results import subject_dir
-from certify.run import RunResult
+from certify.run import RunResult, predicate_of
 from certify.verdict import CaseRecord, MatrixCell
 from zeitgeist.core.errors import LocalProtocolError
 
@@ -78,31 +77,7 @@ def read_predicate(path: Path) -> Predicate:
 
 def unsigned(result: RunResult, today: datetime.date) -> Predicate:
     """The predicate that a run without a certificate (some checks only, or a defective suite) would have had."""
-    request = result.request
-    run = certificate.RunRef(
-        subject=request.subject,
-        service=request.service,
-        model_path=str(request.model),
-        level=request.level,
-        seed=request.seed,
-        peers=request.peers,
-        command="",
-    )
-    made = certificate.build(
-        suite_digest=suite_digest(),
-        product_digest=product_digest(),
-        profile=result.profile,
-        backend=result.backend,
-        model=result.model,
-        run=run,
-        environment=observe(),
-        records=result.records,
-        matrix=result.cells,
-        kill_score=result.kill_score,
-        admitted=not result.not_admitted,
-        today=today,
-    )
-    return msgspec.structs.replace(made, grade=result.grade)
+    return msgspec.structs.replace(predicate_of(result, today), grade=result.grade)
 
 
 def campaign_of(results: Sequence[RunResult], cells: Sequence[MatrixCell], today: datetime.date) -> Campaign:

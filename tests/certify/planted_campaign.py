@@ -1,17 +1,11 @@
 """A campaign with every verdict, a matrix that fails in one cell, findings of all kinds and hostile strings."""
 
-import datetime
-
 import msgspec
+from planted_certificate import planted_backend, planted_predicate
 
-from certify import certificate
-from certify.environment import Environment, Package
 from certify.profile import load_profile
 from certify.report.campaign import Campaign, SubjectRun
-from certify.verdict import CaseRecord, Exact, Exchange, Finding, FindingKind, KillScore, MatrixCell, Metric, Verdict
-from zeitgeist.core.descriptors.backend import BackendDescriptor, Library
-from zeitgeist.core.descriptors.model import ModelConfig, ModelDescriptor, RopeConfig
-from zeitgeist.core.ids import Digest, Real
+from certify.verdict import CaseRecord, Exact, Exchange, Finding, FindingKind, MatrixCell, Metric, Verdict
 
 __all__ = ["HOSTILE", "SUBJECTS", "planted_campaign"]
 
@@ -19,70 +13,7 @@ HOSTILE = "<script>alert('zg')</script>\"><img src=x onerror=alert(1)>{{ 7*7 }} 
 """What a subject could say to break a page, an XML file or a terminal."""
 
 SUBJECTS = ("reference", "torch", "mlx:raw", "llama_cpp", "llama_cpp:fa")
-BLAKE = Digest("blake3:" + "ab" * 32)
 COMMAND = "zg-certify run --subject {} --model fixtures/models/zg-tiny --level standard --seed 0 --check '{}'"
-
-
-def backend(name: str) -> BackendDescriptor:
-    """Claims of a subject."""
-    engine, _, variant = name.partition(":")
-    return BackendDescriptor(
-        name=engine,
-        variant=variant,
-        version="1.2.3 " + HOSTILE if name == "mlx:raw" else "1.2.3",
-        libraries=(Library(name="lib" + engine, version="1.2.3", digest=BLAKE),),
-        classes=("local_serving",),
-        capabilities=("prefill", "decode"),
-        families=("llama",),
-        context_max=4096,
-        weight_dtypes=("f32",),
-        quantization=(),
-        attention=("full",),
-        cache_forms=(),
-        tensor_formats=(),
-        parallelism=(),
-        sampler="canonical",
-        prompt="ids",
-        streaming=True,
-        batch_max=8,
-        band="x32",
-        activations="",
-        batch_invariant=name == "reference",
-        chunk_invariant=name == "reference",
-        run_to_run=True,
-        isolation="process",
-    )
-
-
-def model() -> ModelDescriptor:
-    """A small model."""
-    config = ModelConfig(
-        family="llama",
-        hidden_size=64,
-        layer_count=6,
-        head_count=4,
-        kv_head_count=2,
-        head_dim=16,
-        ffn_size=64,
-        vocab_size=512,
-        norm_eps=Real("1e-05"),
-        rope=RopeConfig(theta=Real("10000.0")),
-        qkv_bias=False,
-        qk_norm=False,
-        context_length=4096,
-    )
-    return ModelDescriptor(
-        name="zg-tiny",
-        form="hf",
-        config=config,
-        tied_head=False,
-        parameter_count=1_312_384,
-        weights="f32",
-        artifact=BLAKE,
-        model=BLAKE,
-        tokenizer=BLAKE,
-        vocabulary=BLAKE,
-    )
 
 
 def metric(name: str, value: float, limit: float | None, source: str = "fidelity.ulp") -> Metric:
@@ -192,10 +123,6 @@ def refused(exporter: str, importer: str) -> MatrixCell:
     )
 
 
-TABLE = "sha256:" + "01" * 32
-"""Digest of a published table of mutants."""
-
-
 def cells(subjects: tuple[str, ...]) -> tuple[MatrixCell, ...]:
     """Every direction in one or two forms; reference → torch fails; one pipeline."""
     made: list[MatrixCell] = []
@@ -218,40 +145,10 @@ def planted_campaign(subjects: tuple[str, ...] = SUBJECTS, cases: int = 4, matri
     """The campaign; about 9 × cases records a subject."""
     profile = load_profile()
     shown = cells(subjects) if matrix else ()
-    environment = Environment(
-        cpu="Example CPU",
-        cores=2,
-        machine="x86_64",
-        system="Linux 6",
-        python="3.11.7",
-        threads="1",
-        packages=(Package(name="numpy", version="2.0"),),
-    )
     made: list[SubjectRun] = []
     for name in subjects:
-        run = certificate.RunRef(
-            subject=name,
-            service="",
-            model_path="fixtures/models/zg-tiny",
-            level="standard",
-            seed=0,
-            peers=(),
-            command="",
-        )
         found = records(name, cases)
-        predicate = certificate.build(
-            suite_digest="sha256:" + "cd" * 32,
-            product_digest="sha256:" + "ef" * 32,
-            profile=profile,
-            backend=backend(name),
-            model=model(),
-            run=run,
-            environment=environment,
-            records=found,
-            matrix=shown,
-            kill_score=KillScore(status="run", killed=24, mutants=24, flagged=0, honest_runs=60, table=TABLE),
-            admitted=True,
-            today=datetime.date(2026, 11, 21),
-        )
+        told = {"version": "1.2.3 " + HOSTILE} if name == "mlx:raw" else {}
+        predicate = planted_predicate(name, found, shown, backend=planted_backend(name, **told))
         made.append(SubjectRun(predicate, tuple(found), name.replace(":", "_"), certified=True))
     return Campaign(tuple(made), shown, profile, "0123456789ab", "zg-certify run --subject " + ",".join(subjects))

@@ -13,21 +13,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from planted_certificate import TODAY, planted_predicate
 
 import zeitgeist
 from certify import certificate, dsse
-from certify.certificate import VALID_DAYS, Predicate, RunRef, Statement, part_digests, read_statement, sign, verify
+from certify.certificate import VALID_DAYS, Predicate, Statement, part_digests, read_statement, sign, verify
 from certify.environment import digest_without, observe, product_digest, suite_digest
 from certify.profile import load_profile
 from certify.records import from_json, merkle_root, to_json, write_records
-from certify.verdict import CaseRecord, Exact, Finding, KillScore, MatrixCell, Metric, Verdict
-from zeitgeist.core.descriptors.backend import BackendDescriptor, Library
-from zeitgeist.core.descriptors.model import ModelConfig, ModelDescriptor, RopeConfig
+from certify.verdict import CaseRecord, Exact, Finding, MatrixCell, Metric, Verdict
 from zeitgeist.core.errors import ZeitgeistError
-from zeitgeist.core.ids import Digest, Real
 
 PROFILE = load_profile()
-TODAY = datetime.date(2026, 11, 21)
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 PUBLIC = dsse.public_of(KEY)
 
@@ -61,73 +58,8 @@ def record(number: int, family: str = "B", verdict: Verdict = Verdict.PASS) -> C
 RECORDS = [record(n, family) for n, family in enumerate("BBBTT")]
 
 
-BLAKE = Digest("blake3:" + "ab" * 32)
-
-
-def toy_backend() -> BackendDescriptor:
-    """Claims little."""
-    return BackendDescriptor(
-        name="toy",
-        variant="",
-        version="1",
-        libraries=(Library(name="toy", version="1", digest=BLAKE),),
-        classes=("local_serving",),
-        capabilities=("prefill",),
-        families=("llama",),
-        context_max=8,
-        weight_dtypes=("f32",),
-        quantization=(),
-        attention=("full",),
-        cache_forms=(),
-        tensor_formats=(),
-        parallelism=(),
-        sampler="canonical",
-        prompt="ids",
-        streaming=False,
-        batch_max=1,
-        band="x32",
-        activations="",
-        batch_invariant=False,
-        chunk_invariant=False,
-        run_to_run=True,
-        isolation="process",
-    )
-
-
-def toy_model() -> ModelDescriptor:
-    """The smallest that has every field."""
-    config = ModelConfig(
-        family="llama",
-        hidden_size=8,
-        layer_count=1,
-        head_count=1,
-        kv_head_count=1,
-        head_dim=8,
-        ffn_size=8,
-        vocab_size=8,
-        norm_eps=Real("1e-05"),
-        rope=RopeConfig(theta=Real("10000.0")),
-        qkv_bias=False,
-        qk_norm=False,
-        context_length=8,
-    )
-    return ModelDescriptor(
-        name="toy-model",
-        form="hf",
-        config=config,
-        tied_head=False,
-        parameter_count=1,
-        weights="f32",
-        artifact=BLAKE,
-        model=BLAKE,
-        tokenizer=BLAKE,
-        vocabulary=BLAKE,
-    )
-
-
 def predicate() -> Predicate:
     """Of a toy backend that holds L1."""
-    run = RunRef(subject="toy", service="", model_path="m", level="smoke", seed=0, peers=(), command="c")
     cell = MatrixCell(
         exporter="a",
         importer="toy",
@@ -141,19 +73,8 @@ def predicate() -> Predicate:
         verdict=Verdict.PASS,
         detail="",
     )
-    return certificate.build(
-        suite_digest=suite_digest(),
-        product_digest=product_digest(),
-        profile=PROFILE,
-        backend=toy_backend(),
-        model=toy_model(),
-        run=run,
-        environment=observe(),
-        records=RECORDS,
-        matrix=(cell,),
-        admitted=True,
-        today=TODAY,
-        kill_score=KillScore(status="run", killed=16, mutants=16, honest_runs=60, table="sha256:" + "01" * 32),
+    return planted_predicate(
+        "toy", RECORDS, (cell,), suite_digest=suite_digest(), product_digest=product_digest(), environment=observe()
     )
 
 
@@ -211,6 +132,9 @@ EDITS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "exchange": ("exchanges", lambda p: p["exchanges"].append({"exporter": "a", "importer": "toy"})),
     "matrix cell": ("matrix", lambda p: p["matrix"][0].update(fidelity="0.0")),
     "matrix cell removed": ("matrix", lambda p: p["matrix"].clear()),
+    "peer version": ("peers", lambda p: p["peers"][0]["backend"].update(version="2")),
+    "peer library digest": ("peers", lambda p: p["peers"][0]["backend"]["libraries"][0].update(digest="blake3:00")),
+    "peer removed": ("peers", lambda p: p["peers"].clear()),
     "finding removed": ("findings", lambda p: p["findings"].pop()),
     "finding edited": ("findings", lambda p: p["findings"][0].update(handled="all is well")),
     "kill score": ("kill_score", lambda p: p["kill_score"].update(killed=17)),
@@ -331,6 +255,9 @@ LIES: dict[str, tuple[str, dict[str, Any]]] = {
     "another name of the profile": ("profile", replaced("profile", name="strict")),
     "wide assurance": ("grade", replaced("grade", assurance="W", text="L1-x32-W")),
     "a finding left out": ("findings", {"findings": predicate().findings[1:]}),
+    "a peer that is not bound": ("peers", {"peers": ()}),
+    "a peer bound twice": ("peers", {"peers": predicate().peers * 2}),
+    "an engine that was not exchanged with": ("peers", {"exchanges": (), "matrix": ()}),
     "more caught than planted": ("kill_score", replaced("kill_score", killed=999)),
     "fewer flagged than none": ("kill_score", replaced("kill_score", flagged=-5)),
     "flagged more than run": ("kill_score", replaced("kill_score", flagged=61)),

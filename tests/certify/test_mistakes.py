@@ -218,6 +218,7 @@ def issued(tmp_path: Path) -> Path:
         environment=observe(),
         records=[],
         matrix=[],
+        peers=[],
         kill_score=KillScore(),
         admitted=True,
         today=datetime.date.today(),

@@ -1,11 +1,20 @@
 """Replays (W3): each kind of difference is seen, and the mode follows from the build, not from the outcome."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from planted_campaign import planted_campaign
+from planted_certificate import planted_backend, planted_model
 
-from certify.replay import compare, compare_claims, why_not_exact
-from certify.verdict import CaseRecord, Exact, Metric, Verdict
+from certify.profile import load_profile
+from certify.replay import compare, compare_claims, exchanged_with, why_not_exact
+from certify.run import RunRequest, RunResult, bind_peers, described
+from certify.verdict import CaseRecord, Exact, Exchange, Metric, Verdict
+from zeitgeist.core.descriptors.backend import BackendDescriptor
+from zeitgeist.core.ids import Digest
+
+MODEL = Path(__file__).parents[2] / "fixtures" / "models" / "zg-tiny"
 
 
 def record(case: str, verdict: Verdict = Verdict.EXACT, digest: str = "00") -> CaseRecord:
@@ -34,10 +43,44 @@ def test_an_equal_build_must_give_equal_digests_and_another_need_not() -> None:
 def test_every_part_of_the_build_decides_the_mode() -> None:
     """Suite and product: an adapter that was edited is another build."""
     old = planted_campaign(("torch",)).subjects[0].predicate
-    same = (old, old.backend, old.environment)
+    same = (old, old.backend, {peer.name: peer.backend for peer in old.peers}, old.environment)
     assert why_not_exact(*same, old.suite.digest, old.suite.product) == ()
     assert why_not_exact(*same, old.suite.digest, "sha256:00") == ("product differ",)
     assert why_not_exact(*same, "sha256:00", old.suite.product) == ("suite differ",)
+
+
+@pytest.mark.requirement("W3")
+def test_another_build_of_a_peer_is_another_build() -> None:
+    """A library of the peer has another digest, or the peer is not there; one of the matrix alone is not asked."""
+    old = planted_campaign(("torch", "mlx")).subjects[0].predicate
+    assert [peer.name for peer in old.peers] == ["mlx", "mlx:raw", "reference"] and exchanged_with(old) == (
+        "reference",
+    )
+
+    def reasons(peers: dict[str, BackendDescriptor]) -> tuple[str, ...]:
+        return why_not_exact(old, old.backend, peers, old.environment, old.suite.digest, old.suite.product)
+
+    told = planted_backend("reference")
+    assert reasons({"reference": told}) == ()
+    other = msgspec.structs.replace(told.libraries[0], digest=Digest("blake3:" + "cd" * 32))
+    assert reasons({"reference": msgspec.structs.replace(told, libraries=(other,))}) == (
+        "libraries of peer reference differ",
+    )
+    assert reasons({}) == ("libraries of peer reference differ",)
+
+
+@pytest.mark.requirement("W3")
+def test_a_run_binds_what_its_peers_say_of_themselves() -> None:
+    """The reference beside a variant of it: its descriptor with the model loaded, its NumPy with digest."""
+    name, model = "reference:pairwise", planted_model()
+    records = [msgspec.structs.replace(OLD[0], exchanges=(Exchange(exporter=name, importer="reference"),))]
+    result = RunResult(
+        RunRequest(name, MODEL, Path("unused")), load_profile(), planted_backend(name), model, "", records, ""
+    )
+    bind_peers([result])
+    (peer,) = result.peers
+    assert peer.name == "reference" and peer.backend.cache_forms and peer.backend.libraries[0].digest
+    assert peer.backend == described("reference", result.request)
 
 
 @pytest.mark.requirement("W3")
