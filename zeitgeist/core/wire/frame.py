@@ -73,14 +73,15 @@ def payload_bytes_max(channel: Channel) -> int:
     return CHUNK_BYTES_MAX + CHUNK_RECORD_BYTES_MAX if channel in BULK else CONTROL_BYTES_MAX
 
 
-def frame_header(frame: Frame) -> bytes:
-    """The 48 bytes before the payload. What a decoder would refuse is a `LocalProtocolError` here."""
-    view = memoryview(frame.payload)
-    if view.nbytes > payload_bytes_max(frame.channel):
+def frame_header(frame: Frame, *more: bytes | memoryview) -> bytes:
+    """The 48 bytes before the payload, which is `frame.payload` and more, one after another: a sender need not join
+    them. What a decoder would refuse is a `LocalProtocolError` here."""
+    first = memoryview(frame.payload)
+    nbytes = first.nbytes + sum(memoryview(part).nbytes for part in more)
+    if nbytes > payload_bytes_max(frame.channel):
         raise LocalProtocolError(
             "zg/wire/frame-too-large",
-            f"got {view.nbytes} bytes, wanted at most "
-            f"{payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}",
+            f"got {nbytes} bytes, wanted at most {payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}",
             "payload",
         )
     try:
@@ -91,14 +92,24 @@ def frame_header(frame: Frame) -> bytes:
             0,
             frame.kind,
             frame.flags,
-            view.nbytes,
+            nbytes,
             frame.stream,
             frame.sequence,
-            xxhash.xxh3_64_intdigest(view),
+            payload_check(first, more),
         )
     except struct.error as error:
         raise LocalProtocolError("zg/wire/bad-header", str(error), "kind, stream, sequence") from error
     return head + CHECK.pack(xxhash.xxh3_64_intdigest(head))
+
+
+def payload_check(first: memoryview, more: tuple[bytes | memoryview, ...]) -> int:
+    """XXH3-64 of the parts one after another."""
+    if not more:
+        return xxhash.xxh3_64_intdigest(first)
+    hasher = xxhash.xxh3_64(first)
+    for part in more:
+        hasher.update(part)
+    return hasher.intdigest()
 
 
 def encode_frame(frame: Frame) -> bytes:
