@@ -76,7 +76,7 @@ class ProfileRef(Record, frozen=True, kw_only=True):
 
 
 class RunRef(Record, frozen=True, kw_only=True):
-    """How to run it again. level: smoke, standard or full; model_path as it was given."""
+    """How to run it again. level: smoke, standard or full; model_path: as `stated_path` of run.py says a path."""
 
     subject: str
     service: str

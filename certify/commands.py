@@ -32,6 +32,7 @@ from certify.run import (
     late,
     preflight,
     run_checks,
+    stated_model,
     summary,
 )
 from certify.show import console, progress_of, show_matrix, show_result
@@ -291,7 +292,7 @@ def run_again(predicate: certificate.Predicate, model: Path | None, out: Path) -
     stated = predicate.run
     request = RunRequest(
         subject=stated.subject,
-        model=model or Path(stated.model_path),
+        model=model or stated_model(stated.model_path),
         out=out,
         level=stated.level,
         seed=stated.seed,

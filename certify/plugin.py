@@ -138,6 +138,13 @@ def named_model(config: pytest.Config) -> Path:
     return Path(option(config, "--zg-model") or default_model())
 
 
+def model_words(model: Path) -> list[str]:
+    """How a line to repeat names the model: not at all when it is the one that a run takes by itself."""
+    from certify.run import is_default_model, stated_path
+
+    return [] if is_default_model(model) else ["--model", stated_path(model)]
+
+
 class CheckSession:
     """The subject of this process: started late, restarted after a crash, asked for a nonsense capability first."""
 
@@ -146,6 +153,7 @@ class CheckSession:
         self.subject_name: str = option(config, "--zg-subject")
         self.service: str = option(config, "--zg-service")
         self.model = named_model(config)
+        self.model_words = model_words(self.model)
         self.worker: Any = None
         self.admission: str | None = None
         self.extra: list[Any] = []
@@ -190,10 +198,7 @@ class CheckSession:
 
     def command(self, case: str) -> str:
         """One line that repeats the case."""
-        from certify.run import is_default_model, stated_model
-
-        parts = ["zg-certify", "run", "--subject", self.subject_name]
-        parts += [] if is_default_model(self.model) else ["--model", stated_model(self.model)]
+        parts = ["zg-certify", "run", "--subject", self.subject_name, *self.model_words]
         parts += ["--service", self.service] if self.service else []
         parts += ["--peers", ",".join(self.peers.names) or "none"]
         parts += [

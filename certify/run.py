@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ __all__ = [
     "predicate_of",
     "preflight",
     "run_checks",
+    "stated_model",
+    "stated_path",
     "summary",
 ]
 
@@ -160,10 +163,23 @@ def is_default_model(model: Path) -> bool:
     return model.resolve() == default_model().resolve()
 
 
-def stated_model(model: Path) -> str:
-    """The model as a line to repeat says it: relative when it lies in the working directory."""
-    full, here = model.resolve(), Path.cwd().resolve()
-    return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)
+def stated_path(path: Path) -> str:
+    """A path as records, certificates and lines to repeat say it: from the working directory on, else its last part.
+
+    What is signed and shown around says nothing of the machine's folders; a model is bound by its digest.
+    """
+    full, here = path.resolve(), Path.cwd().resolve()
+    return full.relative_to(here).as_posix() if full.is_relative_to(here) else full.name
+
+
+def stated_model(stated: str) -> Path:
+    """Where a model that was said so lies here: from the working directory on, or the default one by its name."""
+    path, default = Path(stated), default_model()
+    if not path.exists() and path.name == default.name:
+        path = default
+    if not path.exists():
+        raise LocalProtocolError("zg/certify/no-model", f"{stated} is not here: say where with --model", "model")
+    return path
 
 
 def preflight(request: RunRequest) -> Preflight:
@@ -331,11 +347,13 @@ def predicate_of(result: RunResult, today: datetime.date) -> certificate.Predica
     run = certificate.RunRef(
         subject=request.subject,
         service=request.service,
-        model_path=str(request.model),
+        model_path=stated_path(request.model),
         level=request.level,
         seed=request.seed,
         peers=request.peers,
-        command=f"zg-certify replay {request.folder / 'certificate.json'}" if certified else "",
+        command=f"zg-certify replay {shlex.quote(stated_path(request.folder / 'certificate.json'))}"
+        if certified
+        else "",
     )
     return certificate.build(
         suite_digest=suite_digest(),
