@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fixtures.golden_records import ENVELOPE
+from fixtures.golden_engines import ENVELOPE
 from zeitgeist.convert.dtypes import ARRAY_DTYPES
 from zeitgeist.convert.layouts import CONVERSIONS, FAMILIES, arrange, convert_layout, family_of, restore, sparse_layout
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError

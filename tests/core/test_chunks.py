@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.golden_records import ENVELOPE
+from fixtures.golden_engines import ENVELOPE
 from zeitgeist.core.errors import RemoteProtocolError, ZeitgeistError
 from zeitgeist.core.formats.digest import content_digest
 from zeitgeist.core.formats.tensor import TensorEnvelope, chunk_count_for

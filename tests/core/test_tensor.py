@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.golden_records import ENVELOPE
+from fixtures.golden_engines import ENVELOPE
 from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.formats.canonical import decode, encode
 from zeitgeist.core.formats.tensor import (
