@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         dsse.load_private(args.key)
     seen = [preflight(request) for request in asked]
     if args.require:
-        meets(certificate.grade({}, (), certificate.claims_of(seen[0].backend), load_profile()), args.require)
+        profile = load_profile(asked[0].profile_path)
+        meets(certificate.grade({}, (), certificate.claims_of(seen[0].backend), profile), args.require, profile)
     with holding(args.out):
         return run_all(args, asked, seen)
 
@@ -151,7 +152,7 @@ def code_of(result: RunResult, require: str) -> int:
         return 3
     if result.failures or result.not_admitted:
         return 1
-    return 0 if not require or meets(result.grade, require) else 1
+    return 0 if not require or meets(result.grade, require, result.profile) else 1
 
 
 def list_checks(args: argparse.Namespace) -> int:

@@ -20,6 +20,9 @@ __all__ = ["Claims", "Grade", "claims_of", "exchanges_of", "family_reasons", "fo
 
 Counts = Mapping[str, Mapping[str, int]]
 
+BANDS = ("q4", "q8", "x16", "x32")
+"""From coarse to fine."""
+
 GOOD = (Verdict.EXACT, Verdict.PASS, Verdict.NON_STRICT)
 
 
@@ -135,11 +138,13 @@ def determinism_flags(counts: Counts, claims: Claims) -> str:
     return "".join(flag for flag, claim in claimed if claim)
 
 
-def meets(got: Grade, wanted: str) -> bool:
-    """Does a grade meet `--require`: a level `L3`, or a level and band `L4-x32` (a finer band meets a coarser one)?"""
+def meets(got: Grade, wanted: str, profile: Profile, kind: str = "backend") -> bool:
+    """Does a grade meet `--require`: a level `L3` of the profile's table for the kind, or a level and band `L4-x32` (a
+    finer band meets a coarser one)?"""
     level, _, band = wanted.partition("-")
-    bands = ("q4", "q8", "x16", "x32")
-    if level not in ("L0", "L1", "L2", "L3", "L4") or (band and band not in bands):
-        raise LocalProtocolError("zg/certify/usage", f"got {wanted!r}, wanted L0 … L4 or L4-x32", "require")
-    enough = got.level != "" and int(got.level[1:]) >= int(level[1:])
-    return enough and (not band or bands.index(got.band) >= bands.index(band))
+    levels = [name for name, _ in profile.levels[kind]]
+    if level not in levels or (band and band not in BANDS):
+        text = f"got {wanted!r}, wanted {', '.join(levels)}, or with a band {levels[-1]}-{BANDS[-1]}"
+        raise LocalProtocolError("zg/certify/usage", text, "require")
+    enough = got.level in levels and levels.index(got.level) >= levels.index(level)
+    return enough and (not band or BANDS.index(got.band) >= BANDS.index(band))

@@ -1,5 +1,7 @@
 """Levels (W1): the table of the profile, reasons why not higher, and nothing undecided ever counts as held."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -109,10 +111,24 @@ def test_an_endpoint_stops_at_l2() -> None:
 @pytest.mark.parametrize(("wanted", "met"), [("L0", True), ("L4", True), ("L4-x32", True), ("L4-x16", True)])
 def test_require_compares_level_and_band(wanted: str, met: bool) -> None:
     """x32 meets x16; nothing meets a level that is not held; nonsense is refused."""
-    assert meets(graded(), wanted) is met
-    assert meets(msgspec.structs.replace(graded(), band="q8"), "L4-x32") is False
+    assert meets(graded(), wanted, PROFILE) is met
+    assert meets(msgspec.structs.replace(graded(), band="q8"), "L4-x32", PROFILE) is False
     with pytest.raises(ZeitgeistError, match="require"):
-        meets(graded(), "gold")
+        meets(graded(), "gold", PROFILE)
+
+
+@pytest.mark.requirement("W1")
+def test_require_knows_the_levels_of_the_profile_and_no_other() -> None:
+    """A table of three metals, in its own order: silver is met from gold down; L0 is not a level of it."""
+    table = {"backend": (("bronze", ("B",)), ("silver", ("T",)), ("gold", ("S",)))}
+    metals = replace(PROFILE, levels=table)
+    got = grade(counts(S={"FAIL": 1}), (), CLAIMS, metals)
+    assert got.text == "silver-x32-S+r"
+    met = {wanted: meets(got, wanted, metals) for wanted in ("bronze", "silver", "gold", "silver-x32")}
+    assert met == {"bronze": True, "silver": True, "gold": False, "silver-x32": True}
+    assert not meets(grade(counts(B={}), (), CLAIMS, metals), "bronze", metals)
+    with pytest.raises(ZeitgeistError, match="bronze, silver, gold"):
+        meets(got, "L0", metals)
 
 
 def test_counts_of_an_unknown_verdict_never_help() -> None:
