@@ -11,10 +11,24 @@ from zeitgeist.core.descriptors.node import ModelOffer, NodeDescriptor
 from zeitgeist.core.descriptors.plan import Plan
 from zeitgeist.core.descriptors.trust import TrustLevel
 from zeitgeist.core.formats.canonical import Record
-from zeitgeist.core.ids import LinkId, NodeId
+from zeitgeist.core.ids import LinkId, NodeId, Ticket
 from zeitgeist.core.wire.messages import Outcome
 
-__all__ = ["HEARS", "BulkDown", "BulkUp", "Draining", "Fact", "Listener", "PeerDown", "PeerUp", "WorkerReady"]
+__all__ = [
+    "HEARS",
+    "BulkDialled",
+    "BulkDown",
+    "BulkUp",
+    "ControlDialled",
+    "Draining",
+    "Fact",
+    "LinkLost",
+    "Listener",
+    "PeerDown",
+    "PeerUp",
+    "WorkerReady",
+    "WorkersSettled",
+]
 
 Listener = Literal["session", "transfer", "job", "supervise"]
 
@@ -57,11 +71,36 @@ class BulkDown(Record, frozen=True, kw_only=True):
     peer: NodeId
 
 
+class LinkLost(Record, frozen=True, kw_only=True):
+    """A connection went down, whatever it had become: ready, half-way through its handshake, or refused."""
+
+    link: LinkId
+    reason: str
+
+
 class WorkerReady(Record, frozen=True, kw_only=True):
     """A worker of ours finished negotiation on link."""
 
     link: LinkId
     name: str
+
+
+class WorkersSettled(Record, frozen=True, kw_only=True):
+    """Each configured worker is ready or given up, so that what we declare is what we have. Told once in a boot."""
+
+
+class ControlDialled(Record, frozen=True, kw_only=True):
+    """A control connection was asked for under ticket. node: who must answer, "" for anyone known."""
+
+    ticket: Ticket
+    node: NodeId
+
+
+class BulkDialled(Record, frozen=True, kw_only=True):
+    """A bulk connection was asked for under ticket; it is to join the session whose control link is control."""
+
+    ticket: Ticket
+    control: LinkId
 
 
 class Draining(Record, frozen=True, kw_only=True):
@@ -71,13 +110,28 @@ class Draining(Record, frozen=True, kw_only=True):
     reason: str
 
 
-Fact: TypeAlias = PeerUp | PeerDown | BulkUp | BulkDown | WorkerReady | Draining
+Fact: TypeAlias = (
+    PeerUp
+    | PeerDown
+    | BulkUp
+    | BulkDown
+    | LinkLost
+    | WorkerReady
+    | WorkersSettled
+    | ControlDialled
+    | BulkDialled
+    | Draining
+)
 
 HEARS: Mapping[type[Record], tuple[Listener, ...]] = {
     PeerUp: ("supervise", "transfer", "job"),
     PeerDown: ("supervise", "transfer", "job"),
-    BulkUp: ("transfer",),
-    BulkDown: ("transfer",),
+    BulkUp: ("supervise", "transfer"),
+    BulkDown: ("supervise", "transfer"),
+    LinkLost: ("supervise",),
     WorkerReady: ("job",),
-    Draining: ("session", "transfer", "job"),
+    WorkersSettled: ("session", "supervise"),
+    ControlDialled: ("session",),
+    BulkDialled: ("session",),
+    Draining: ("session", "supervise", "transfer", "job"),
 }
