@@ -27,6 +27,9 @@ __all__ = [
     "TENSOR_ELEMENTS_MAX",
     "TENSOR_RANK_MAX",
     "TOKEN_COUNT_MAX",
+    "TRACE_BLOCK_BYTES",
+    "TRACE_BLOCK_BYTES_MAX",
+    "TRACE_ITEM_BYTES_MAX",
     "Limit",
 ]
 
@@ -135,6 +138,25 @@ HEADER_JSON_BYTES_MAX: Final = limit(
     "bytes",
     "the SafeTensors header of a cache: 2 tensors of 110 bytes for each of 1,024 layers, and the "
     "descriptor as JSON; the format itself allows 100 MB",
+)
+TRACE_BLOCK_BYTES: Final = limit(
+    "trace_block_bytes",
+    256 * KIB,
+    "bytes",
+    "a size: a recording is compressed and chained in pieces of this; zstd gains little past 128 KiB, and a crash "
+    "loses one at most",
+)
+TRACE_ITEM_BYTES_MAX: Final = limit(
+    "trace_item_bytes_max",
+    CHUNK_BYTES_MAX + CONTROL_BYTES_MAX,
+    "bytes",
+    "derived: one step's input with the largest record, or one frame's content",
+)
+TRACE_BLOCK_BYTES_MAX: Final = limit(
+    "trace_block_bytes_max",
+    TRACE_BLOCK_BYTES + TRACE_ITEM_BYTES_MAX + 64,
+    "bytes",
+    "derived: a block closes at the item that fills it",
 )
 LIMITS: Final = tuple(REGISTERED)
 

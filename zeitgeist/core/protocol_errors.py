@@ -41,6 +41,24 @@ SIM: list[Row] = [
 ]
 
 TRACE: list[Row] = [
+    ("zg/trace/bad-block", "peer", True, "a block of a recording does not hold what it says",
+     "record again; the file was made by another tool or altered by hand"),
+    ("zg/trace/bad-magic", "peer", True, "the file does not begin like a recording",
+     "check the path; recordings end in .zgtrace"),
+    ("zg/trace/broken-chain", "peer", True, "a block's hash does not follow from the blocks before it",
+     "the file is damaged or was altered; use another copy"),
+    ("zg/trace/different", "us", False, "a replay did something else than the recording says",
+     "the first difference stands in the report; the cores differ, or a step is not deterministic"),
+    ("zg/trace/other-core", "caller", True, "the recording was made by other sources of the core",
+     "check out the commit that made it, or replay tolerantly"),
+    ("zg/trace/other-version", "peer", True, "the recording has another format version",
+     "read it with the release that wrote it"),
+    ("zg/trace/too-large", "peer", True, "a block or an item is longer than the limit",
+     "the file is damaged; look at docs/spec/limits.md"),
+    ("zg/trace/truncated", "peer", True, "the recording ends before its end record",
+     "the node was killed while it wrote: all whole blocks can be read; or the copy is not complete"),
+    ("zg/trace/unknown-codec", "peer", True, "the blocks are compressed by a codec that this reader lacks",
+     "install the package that the tool names"),
 ]
 
 TRANSFER: list[Row] = [
