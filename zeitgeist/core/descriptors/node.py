@@ -78,10 +78,13 @@ class NodeDescriptor(Record, frozen=True, kw_only=True):
 
 
 class ModelOffer(Record, frozen=True, kw_only=True):
-    """Phase 3: one model that a backend of the speaker holds ready. backend: the name of the worker that holds it."""
+    """Phase 3: one model that a backend of the speaker holds ready. backend: the name of the worker that holds it;
+    engine: digest of that worker's `BackendDescriptor`, one of `NodeDescriptor.backends` ("" when the speaker has one).
+    """
 
     backend: str
     descriptor: ModelDescriptor
+    engine: str = ""
 
 
 class DialTarget(Record, frozen=True, kw_only=True):
