@@ -99,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("name", metavar="CHECK|ERROR-ID|FINDING")
     explain.add_argument("--json", action="store_true", help="print one JSON object")
-    add_late(sub)
+    add_matrix(sub)
+    add_selftest(sub)
     return top
 
 
@@ -145,31 +146,26 @@ def add_run(sub: Any) -> None:
     run.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_late(sub: Any) -> None:
-    """`matrix` and `selftest`, when their parts are there. Looked for by file: importing them would slow `verify`."""
-    here = Path(__file__).parent
-    if (here / "matrix.py").is_file():
-        matrix = sub.add_parser(
-            "matrix",
-            help="measure the interop matrix",
-            description="Every ordered pair of subjects: a cache made by one continues on the other.",
-        )
-        matrix.add_argument("--subjects", default="auto", help="with commas; auto: those that are installed")
-        matrix.add_argument("--model", type=Path)
-        matrix.add_argument("--seed", type=int, default=0)
-        matrix.add_argument("--json", action="store_true", help="print one JSON object")
-    if (here / "mutants" / "__init__.py").is_file():
-        selftest = sub.add_parser(
-            "selftest",
-            help="test the suite with planted bugs",
-            description="Run mutants and honest "
-            "variants through the checks; with --publish certificates carry the kill score.",
-        )
-        add_selftest(selftest)
+def add_matrix(sub: Any) -> None:
+    """`matrix`."""
+    matrix = sub.add_parser(
+        "matrix",
+        help="measure the interop matrix",
+        description="Every ordered pair of subjects: a cache made by one continues on the other.",
+    )
+    matrix.add_argument("--subjects", default="auto", help="with commas; auto: those that are installed")
+    matrix.add_argument("--model", type=Path)
+    matrix.add_argument("--seed", type=int, default=0)
+    matrix.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_selftest(parser: argparse.ArgumentParser) -> None:
-    """The options of `selftest`."""
+def add_selftest(sub: Any) -> None:
+    """`selftest`."""
+    parser = sub.add_parser(
+        "selftest",
+        help="test the suite with planted bugs",
+        description="Run mutants and honest variants through the checks; with --publish certificates carry the score.",
+    )
     parser.add_argument("--model", type=Path, help="default: zg-tiny")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument(

@@ -5,7 +5,6 @@ import datetime
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -29,13 +28,13 @@ from certify.run import (
     described,
     issue,
     kill_score,
-    late,
     preflight,
     run_checks,
     stated_model,
     summary,
 )
 from certify.show import console, progress_of, show_matrix, show_result
+from certify.verdict import MatrixCell
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.errors import REGISTRY, LocalProtocolError, ZeitgeistError
 
@@ -126,24 +125,25 @@ def run_all(args: argparse.Namespace, asked: list[RunRequest], seen: list[Prefli
     return max((code_of(result, args.require) for result in results), key=(0, 1, 4, 3).index)
 
 
-def measure_cells(asked: list[RunRequest], named: tuple[str, ...]) -> Any:
+def measure_cells(asked: list[RunRequest], named: tuple[str, ...]) -> tuple[MatrixCell, ...]:
     """The interop matrix over the named subjects, else those of this run when there are several and all checks run."""
-    measure = late("certify.matrix", "measure")
     subjects = named or tuple(request.subject for request in asked)
-    if measure is None or len(subjects) < 2 or asked[0].partial:
+    if len(subjects) < 2 or asked[0].partial:
         return ()
+    from certify.matrix import measure  # late: with NumPy and the oracle
+
     first = asked[0]
     with progress_of("matrix") as progress:
         return tuple(measure(subjects, first.model, load_profile(first.profile_path), first.seed, progress))
 
 
 def write_report(out: Path, results: list[RunResult]) -> None:
-    """The page, when the part that writes it is there."""
-    write = late("certify.report", "write")
-    if write is not None:
-        with writing(out):
-            page = write(out, results, results[0].cells)
-        console().print(f"report: {page}", soft_wrap=True)
+    """The page, and where it is."""
+    from certify.report.writer import write
+
+    with writing(out):
+        page = write(out, results, results[0].cells)
+    console().print(f"report: {page}", soft_wrap=True)
 
 
 def code_of(result: RunResult, require: str) -> int:
@@ -320,8 +320,8 @@ def peers_now(predicate: certificate.Predicate, request: RunRequest) -> dict[str
 
 def matrix(args: argparse.Namespace) -> int:
     """Measure and print the interop matrix."""
-    measure = late("certify.matrix", "measure")
-    assert measure is not None, "certify/matrix.py has no measure"
+    from certify.matrix import measure
+
     subjects = installed_engines() if args.subjects == "auto" else names(args.subjects)
     with progress_of("matrix") as progress:
         cells = tuple(measure(subjects, args.model or default_model(), load_profile(), args.seed, progress))

@@ -1,14 +1,10 @@
 """One certification run: ask the subject what it is, run the checks in a child process, grade, sign, write.
 
-Law: this process loads no engine and runs no check. What a run needs from parts that are built on it is imported late:
-`certify.matrix.measure(subjects, model, profile, seed, progress) -> Sequence[MatrixCell]`,
-`certify.mutants.command.run(args) -> exit code`, which leaves its table at `PUBLISHED_SCORE`,
-`certify.report.write(out, results, cells) -> Path`. While such a part is not there its subcommand is not there.
+Law: this process loads no engine and runs no check.
 """
 
 import datetime
 import hashlib
-import importlib
 import json
 import os
 import shlex
@@ -45,7 +41,6 @@ __all__ = [
     "described",
     "issue",
     "kill_score",
-    "late",
     "predicate_of",
     "preflight",
     "run_checks",
@@ -461,13 +456,3 @@ def kill_score(digest: str) -> KillScore:
     stated = found.complete and found.suite == digest and found.score == score
     table = "sha256:" + hashlib.sha256(data).hexdigest()
     return msgspec.structs.replace(score, table=table) if whole and sound and stated else KillScore()
-
-
-def late(module: str, name: str) -> Callable[..., Any] | None:
-    """The function of a part that is built on this one, or None while the part is not there."""
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
