@@ -7,6 +7,8 @@ same inputs give the same numbers. A draw is keyed by what it is about, never by
 import blake3
 import msgspec
 
+from zeitgeist.core.descriptors.link import Lane
+from zeitgeist.core.descriptors.trust import TrustLevel
 from zeitgeist.core.effects import Call, Close, Effects, PayloadOp, PayloadRef, Persist, Send, SendChunk, Sending
 from zeitgeist.core.facts import Fact
 from zeitgeist.core.formats.canonical import Record, encode
@@ -15,9 +17,9 @@ from zeitgeist.core.ids import Handle, LinkId, NodeId, Ticket, TransferId
 from zeitgeist.core.trace import Event
 from zeitgeist.core.units import Instant
 from zeitgeist.core.wire.frame import Channel, Flag
-from zeitgeist.core.wire.registry import KINDS
+from zeitgeist.core.wire.registry import KINDS, SessionState
 
-__all__ = ["Counters", "Heard", "Outbox", "draw"]
+__all__ = ["Counters", "Heard", "Outbox", "Standing", "draw"]
 
 
 def draw(seed: bytes, *about: str | int | bytes, size: int = 32) -> bytes:
@@ -38,6 +40,16 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     flags: int
     record: Record
     content: PayloadRef | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate asks about a link that is up: who is there ("" until proven), where its session stands, what the
+    peer is trusted with (nothing until proven)."""
+
+    peer: NodeId
+    state: SessionState
+    trust: tuple[TrustLevel, ...]
+    lane: Lane
 
 
 class Counters:
