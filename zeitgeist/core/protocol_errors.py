@@ -12,6 +12,25 @@ __all__ = ["PROTOCOL_ROWS"]
 AUTH: list[Row] = [
 ]
 
+HOST: list[Row] = [
+    ("zg/host/bad-config", "caller", True, "the configuration of a node cannot be read or contradicts itself",
+     "the field stands in the message"),
+    ("zg/host/bad-key", "caller", True, "a key, token or bundle file is damaged or of another kind",
+     "make new ones with `python -m zeitgeist.host.keys`"),
+    ("zg/host/busy", "caller", True, "another process uses this node's state folder",
+     "stop it, or give this node a folder of its own"),
+    ("zg/host/damaged-journal", "host", True, "a record in the middle of the journal is damaged",
+     "the disk lies: restore the file, or move it away and join as a new node"),
+    ("zg/host/exists", "caller", True, "the file would be overwritten", "choose another folder; keys are never replaced"),
+    ("zg/host/no-such-key", "caller", True, "the core asked for a key that this host does not hold",
+     "look at the fingerprints in the configuration and in the keys folder"),
+    ("zg/host/permissions", "caller", True, "other users can read or change a secret file or its folder",
+     "chmod 600 the file, 700 the folder; if others had access, make new keys"),
+    ("zg/host/slow-listener", "caller", True, "an application did not take its events, and more came than are kept",
+     "take events as they come"),
+    ("zg/host/stopped", "caller", True, "the node has stopped", "start it again"),
+]
+
 JOB: list[Row] = [
 ]
 
@@ -65,9 +84,29 @@ TRANSFER: list[Row] = [
 ]
 
 TRANSPORT: list[Row] = [
+    ("zg/transport/bad-address", "caller", True, "an address is not of a form that we know",
+     "write tcp:host:port, unix:path or memory:name"),
+    ("zg/transport/bad-certificate", "caller", True, "a certificate or its key cannot be read",
+     "look at the file; `python -m zeitgeist.host.keys` makes new ones"),
+    ("zg/transport/certificate", "peer", True, "the server showed another certificate than the one that was pinned",
+     "take the fingerprint from the server's join line; if that is not it, someone stands between"),
+    ("zg/transport/dial-failed", "host", True, "no connection could be made to this address",
+     "look whether the node runs, listens there, and is reachable"),
+    ("zg/transport/listen-failed", "host", True, "the address cannot be listened on",
+     "choose another port or path, or stop who uses it"),
+    ("zg/transport/memory-full", "host", True, "payloads of this node would take more memory than it was given",
+     "raise payload_bytes_max, or send less at once"),
+    ("zg/transport/needs-tls", "caller", True, "other hosts can reach this address, and nothing would encrypt",
+     "configure keys, or bind a loopback address"),
+    ("zg/transport/no-trust", "caller", True, "there is nothing to judge a server's certificate by",
+     "give the fingerprint of the join line, or the cluster's CA"),
+    ("zg/transport/tls", "peer", True, "the TLS handshake failed",
+     "look at both sides' certificates and at the CA; the message stands in the detail"),
+    ("zg/transport/too-early", "peer", True, "a peer that is not yet known announced a large payload",
+     "look at the peer's encoder; nothing large belongs before the handshake's end"),
 ]
 
 PROTOCOL_ROWS: list[Row] = [
-    *AUTH, *JOB, *NEGOTIATE, *NODE, *PLAN, *SESSION, *SIM, *TRACE, *TRANSFER, *TRANSPORT,
+    *AUTH, *HOST, *JOB, *NEGOTIATE, *NODE, *PLAN, *SESSION, *SIM, *TRACE, *TRANSFER, *TRANSPORT,
 ]
 # fmt: on
