@@ -419,7 +419,7 @@ class Recorder:
     def expect(self, ids: list[str]) -> None:
         """These are the cases; each must come back."""
         self.waiting = set(ids)
-        self.say({"total": len(ids)})
+        self.say({"total": len(ids), "nodeids": ids})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Checks that could not be read are missing from the total."""
@@ -439,7 +439,8 @@ class Recorder:
             self.lines[record["case"]] = line
             if properties.get("zg-defect"):
                 self.defects.append(f"{record['case']}: {properties['zg-defect']}")
-            self.say({"case": record["case"], "family": record["family"], "verdict": record["verdict"]})
+            told = {name: record[name] for name in ("case", "family", "verdict")}
+            self.say({**told, "nodeid": report.nodeid})
 
     def pytest_sessionfinish(self) -> None:
         """Write DIR/records.jsonl and, when the suite itself was wrong, DIR/defects.txt."""

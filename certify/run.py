@@ -41,6 +41,7 @@ __all__ = [
     "described",
     "issue",
     "kill_score",
+    "lost_cases",
     "predicate_of",
     "preflight",
     "run_checks",
@@ -52,7 +53,7 @@ __all__ = [
 PUBLISHED_SCORE = Path(__file__).parent / "mutants" / SCORE_NAME
 
 Progress = Callable[[dict[str, Any]], None]
-"""Called with {"total": n}, then {"case", "family", "verdict"} for each case."""
+"""Called with {"total": n}, then {"case", "family", "verdict"} for each case; of checks with ids of pytest too."""
 
 
 @dataclass(frozen=True)
@@ -285,19 +286,23 @@ def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunR
         )
         os.close(writer)
         try:
+            heard: list[dict[str, Any]] = []
             with os.fdopen(reader, encoding="utf-8") as lines:
                 for line in lines:
-                    progress(json.loads(line))
+                    heard.append(json.loads(line))
+                    progress(heard[-1])
             code = child.wait()
         finally:
             if child.poll() is None:
                 child.terminate()
                 child.wait()
-        return collect(request, seen, code, log)
+        return collect(request, seen, code, log, heard)
 
 
-def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> RunResult:
-    """Records of a run that came to its end; a run that did not is a failure of the harness."""
+def collect(
+    request: RunRequest, seen: Preflight, code: int, log: IO[bytes], heard: Sequence[dict[str, Any]]
+) -> RunResult:
+    """Records of a run that came to its end; a run that did not, or that lost a record, is a failure of the harness."""
     path = request.folder / "records.jsonl"
     if code not in (0, 1) or not path.is_file():
         log.seek(0)
@@ -312,6 +317,8 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
     defects = (request.folder / "defects.txt").read_text(encoding="utf-8")
     if code == 1 and not defects and not any(record.verdict.blocks for record in records):
         raise ZeitgeistError("zg/certify/harness", "pytest failed, but its records hold nothing bad", request.subject)
+    if lost := "" if defects else lost_cases(heard, records):
+        raise ZeitgeistError("zg/certify/harness", lost, request.subject)
     return RunResult(
         request,
         load_profile(request.profile_path),
@@ -321,6 +328,27 @@ def collect(request: RunRequest, seen: Preflight, code: int, log: IO[bytes]) -> 
         records,
         defects,
     )
+
+
+def lost_cases(heard: Sequence[dict[str, Any]], records: Sequence[CaseRecord]) -> str:
+    """What the records lack of the cases that were announced, by name; "" when it is nothing.
+
+    heard: lines of progress. Two cases of one id have one record between them: the later is named.
+    """
+    announced = [str(id) for line in heard for id in line.get("nodeids", ())]
+    case_of = {str(line["nodeid"]): str(line["case"]) for line in heard if "nodeid" in line}
+    left = [record.case for record in records]
+    lost: list[str] = []
+    for nodeid in announced:
+        case = case_of.get(nodeid, "")
+        if case in left:
+            left.remove(case)
+        else:
+            lost.append(case or nodeid)
+    if not lost and not left:
+        return ""
+    named = f"; lost: {', '.join(lost)}" * bool(lost) + f"; never announced: {', '.join(left)}" * bool(left)
+    return f"{len(announced)} cases were announced, {len(records)} have a record{named}"
 
 
 def issue(result: RunResult, key: Path | None, today: datetime.date) -> Path:
