@@ -119,9 +119,16 @@ WORKER: list[Row] = [
     ("zg/worker/closed", "caller", True, "the worker was closed", "start another one"),
     ("zg/worker/crashed", "peer", False, "the worker process ended during a call",
      "the signal or exit code and the end of its output stand in the message"),
+    ("zg/worker/deadline", "caller", False, "the job's deadline passed while it waited or generated",
+     "ask for fewer tokens, or allow more time"),
+    ("zg/worker/draining", "caller", True, "the worker is about to end and starts nothing new", "ask another worker"),
     ("zg/worker/lied", "peer", False,
      "the worker sent something that is not a frame, a reply or the answer of its call",
      "it was killed; run zg-certify on the backend"),
+    ("zg/worker/queue-full", "caller", True, "as many calls or jobs as a worker holds wait already",
+     "take the answers that are due first, or come back later"),
+    ("zg/worker/stale-attempt", "peer", True, "a later attempt of the job is here, or was",
+     "the sender's fence is old: it must not start anything any more"),
     ("zg/worker/start", "host", True, "the worker process could not be started", "the reason stands in the message"),
     ("zg/worker/timeout", "peer", False, "the worker did not answer in time and was killed",
      "raise the time-out if the engine is only slow"),
@@ -222,6 +229,8 @@ VERSION: list[Row] = [
 ]
 
 WIRE: list[Row] = [
+    ("zg/wire/bad-extension", "peer", True, "a record carries too many extensions, one too long, or one without a name",
+     "put what a vendor has to say at length into content of its own; docs/spec/limits.md states the bounds"),
     ("zg/wire/bad-header", "peer", True, "a frame's header has a field outside its range",
      "look at the peer's encoder"),
     ("zg/wire/bad-header-checksum", "peer", True, "a frame's header was damaged", "connect again; look at the link"),
@@ -239,6 +248,8 @@ WIRE: list[Row] = [
     ("zg/wire/truncated", "peer", False, "the stream ended inside a frame", "connect again and resume"),
     ("zg/wire/unknown-channel", "peer", True, "a frame names a channel that does not exist",
      "look at the peer's version"),
+    ("zg/wire/unknown-critical-extension", "peer", True, "a record carries a critical extension that we do not know",
+     "send without it, or make it uncritical; both sides may also learn it"),
     ("zg/wire/unknown-flags", "peer", True, "a frame sets flags that have no meaning", "look at the peer's version"),
 ]
 

@@ -1,11 +1,10 @@
 """A large tensor as chunks: cut on one side, put together on the other, in any order (C1).
 
-The payload of a bulk frame is: length of the record u16 little-endian, the record `ChunkHead`, raw bytes. Law: a byte
+The payload of a bulk frame is the record `ChunkHead`, then raw bytes, as `payload.py` lays them out. Law: a byte
 counts only after its chunk's index, offset, length and XXH3-64 were checked against a checked envelope; the assembler
 takes memory once, for the envelope's length, which its caller's own limit bounds. It decides nothing about time.
 """
 
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -16,10 +15,13 @@ from zeitgeist.core.formats.canonical import Record, decode, encode
 from zeitgeist.core.formats.digest import content_digest
 from zeitgeist.core.formats.tensor import TensorEnvelope, check_envelope, chunk_span
 from zeitgeist.core.limits import CHUNK_RECORD_BYTES_MAX
+from zeitgeist.core.wire.frame import Channel
+from zeitgeist.core.wire.payload import join_payload, split_payload
 
 __all__ = ["Assembler", "ChunkHead", "chunk_head", "chunks_of", "pack_chunk", "unpack_chunk"]
 
-PREFIX = struct.Struct("<H")
+ANY_BULK = Channel.TENSOR
+"""Tensor and cache have one layout, so that a chunk is packed before it is known on which of them it goes."""
 
 
 class ChunkHead(Record, frozen=True, kw_only=True):
@@ -61,25 +63,13 @@ def chunks_of(
 
 def pack_chunk(head: ChunkHead) -> bytes:
     """What stands before the raw bytes in the payload."""
-    record = encode(head)
-    return PREFIX.pack(len(record)) + record
+    return join_payload(ANY_BULK, encode(head))
 
 
 def unpack_chunk(payload: bytes | memoryview) -> tuple[ChunkHead, memoryview]:
     """(head, raw bytes as a view) of a bulk payload. Length and canonical form are checked, the checksum is not yet."""
-    view = memoryview(payload)
-    if view.nbytes < PREFIX.size:
-        raise refuse("zg/tensor/bad-chunk", "payload", f"{view.nbytes} bytes", "a record's length first")
-    size = PREFIX.unpack_from(view)[0]
-    if size > min(CHUNK_RECORD_BYTES_MAX - PREFIX.size, view.nbytes - PREFIX.size):
-        raise refuse(
-            "zg/tensor/bad-chunk",
-            "record",
-            f"{size} bytes",
-            f"at most {CHUNK_RECORD_BYTES_MAX - PREFIX.size}, all present",
-        )
-    head = decode(view[PREFIX.size : PREFIX.size + size], ChunkHead)
-    raw = view[PREFIX.size + size :]
+    record, raw = split_payload(ANY_BULK, payload)
+    head = decode(record, ChunkHead, CHUNK_RECORD_BYTES_MAX)
     if raw.nbytes != head.length:
         raise refuse("zg/tensor/bad-chunk", "length", raw.nbytes, f"{head.length} as the record says")
     return head, raw

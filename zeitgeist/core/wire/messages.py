@@ -58,7 +58,9 @@ __all__ = [
     "Withdraw",
 ]
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$(?!\n)"
+"""`$` alone would let a line end follow the name."""
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=NAME_PATTERN)]
 Text = Annotated[str, Meta(max_length=1000)]
 Short = Annotated[str, Meta(max_length=200)]
 Counter = Annotated[int, Meta(ge=0)]
