@@ -385,6 +385,8 @@ class Recorder:
         self.lines: dict[str, str] = {}
         self.defects: list[str] = []
         self.waiting: set[str] = set()
+        self.seconds: dict[str, float] = {}
+        self.case_of: dict[str, str] = {}
         self.out: str = option(config, "--zg-out")
         self.progress: int = option(config, "--zg-progress")
         self.spread = bool(getattr(config.option, "numprocesses", None))
@@ -429,6 +431,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the record of a case. What failed without one (its process died, a fixture did not end) is a defect."""
         properties = dict(report.user_properties)
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.when == "call" or report.outcome != "passed":
             self.waiting.discard(report.nodeid)
             if report.failed and "zg-record" not in properties:
@@ -439,17 +442,22 @@ class Recorder:
             self.lines[record["case"]] = line
             if properties.get("zg-defect"):
                 self.defects.append(f"{record['case']}: {properties['zg-defect']}")
+            self.case_of[report.nodeid] = record["case"]
             told = {name: record[name] for name in ("case", "family", "verdict")}
             self.say({**told, "nodeid": report.nodeid})
 
     def pytest_sessionfinish(self) -> None:
-        """Write DIR/records.jsonl and, when the suite itself was wrong, DIR/defects.txt."""
+        """Write DIR/records.jsonl, how long each case took and what was wrong with the suite itself."""
+        from certify.results import DURATIONS
+
         if self.out:
             self.defects += [f"{nodeid}: did not come to its end" for nodeid in sorted(self.waiting)]
             out = Path(self.out)
             out.mkdir(parents=True, exist_ok=True)
             text = "".join(self.lines[case] + "\n" for case in sorted(self.lines))
             (out / "defects.txt").write_text("\n\n".join(self.defects), encoding="utf-8")
+            seconds = {case: round(self.seconds[nodeid], 3) for nodeid, case in sorted(self.case_of.items())}
+            (out / DURATIONS).write_text(json.dumps(seconds, indent=0), encoding="utf-8")
             partial = out / "records.jsonl.partial"  # on a full disk: no records rather than half of them
             partial.write_text(text, encoding="utf-8")
             partial.replace(out / "records.jsonl")

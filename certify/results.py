@@ -1,4 +1,4 @@
-"""Where results lie: DIR/<subject>/{records.jsonl, certificate.json, summary.json, junit.xml}, and the room for them.
+"""Where results lie: DIR/<subject>/{records.jsonl, certificate.json, summary.json, …}, and the room for them.
 
 Law: whether the directory can be written is found out before an engine is started, and a full disk is said in one line.
 """
@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
+import msgspec
+
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 
-__all__ = ["FULL", "LOCK", "ROOM_BYTES", "holding", "make_out", "subject_dir", "writing"]
+__all__ = ["DURATIONS", "FULL", "LOCK", "ROOM_BYTES", "durations_of", "holding", "make_out", "subject_dir", "writing"]
 
 ROOM_BYTES = 20 << 20
 """20 MiB: note §4 sets that as the size of a standard run's evidence."""
@@ -25,6 +27,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 LOCK = ".lock"
 """A file of its own: a directory cannot be locked on every network file system. It stays; removing it would race."""
+
+
+DURATIONS = "durations.json"
+"""Wall seconds of each case, beside its records and not in them: no two runs have the same, and nothing judges them."""
+
+
+def durations_of(folder: Path) -> dict[str, float]:
+    """Case -> seconds as measured, for people; empty where nobody wrote them or they cannot be read."""
+    try:
+        return msgspec.json.decode((folder / DURATIONS).read_bytes(), type=dict[str, float])
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def subject_dir(out: Path, subject: str) -> Path:

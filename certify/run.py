@@ -24,7 +24,7 @@ from certify.levels import Grade, claims_of, exchanges_of, grade
 from certify.private_folder import private_folder
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
-from certify.results import FULL, make_out, subject_dir, writing
+from certify.results import DURATIONS, FULL, make_out, subject_dir, writing
 from certify.verdict import CaseRecord, Finding, KillScore, MatrixCell, count_verdicts, findings_of
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
@@ -269,6 +269,7 @@ def run_checks(request: RunRequest, seen: Preflight, progress: Progress) -> RunR
             "records.jsonl",
             "records.jsonl.partial",
             "defects.txt",
+            DURATIONS,
             "certificate.json",
             "summary.json",
             "junit.xml",

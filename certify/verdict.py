@@ -107,6 +107,11 @@ class Metric(Record, frozen=True, kw_only=True):
         value, limit = float(self.value), float(self.limit)
         return value <= limit if self.direction == "at most" else value >= limit
 
+    @property
+    def bound(self) -> str:
+        """The limit with its direction, `≤ 5e-05`; "" for information."""
+        return f"{'≤' if self.direction == 'at most' else '≥'} {self.limit}" if self.direction else ""
+
 
 class Exact(Record, frozen=True, kw_only=True):
     """BLAKE3 of bytes that a replay on an equal build and CPU must reproduce."""

@@ -112,7 +112,7 @@ def write_case(subject: SubjectRun, record: CaseRecord, folder: Path, now_ms: in
         "status": STATUS[record.verdict],
         "statusDetails": {"message": f"{record.verdict}: {record.observation}", "trace": trace(record)},
         "stage": "finished",
-        "start": now_ms,
+        "start": now_ms - round(1000 * subject.seconds.get(record.case, 0.0)),
         "stop": now_ms,
         "labels": [{"name": key, "value": value} for key, value in labels(subject, record)],
         "links": [{"name": url, "url": url, "type": "issue"} for url in links_in(record.motive)],
@@ -158,7 +158,7 @@ def metrics(record: CaseRecord) -> list[dict[str, Any]]:
     return [
         {
             "name": metric.name,
-            "value": f"{metric.value} {metric.unit}".rstrip() + (f" (limit {metric.limit})" if metric.limit else ""),
+            "value": f"{metric.value} {metric.unit}".rstrip() + (f" ({metric.bound})" if metric.bound else ""),
             "excluded": True,
         }
         for metric in record.metrics

@@ -6,8 +6,8 @@ without a certificate.
 
 import datetime
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from certify import certificate, dsse
 from certify.certificate import Predicate
 from certify.profile import STANDARD, Profile, load_profile
 from certify.records import read_records
-from certify.results import subject_dir
+from certify.results import durations_of, subject_dir
 from certify.run import RunResult, predicate_of
 from certify.verdict import CaseRecord, MatrixCell
 from zeitgeist.core.errors import LocalProtocolError
@@ -26,7 +26,8 @@ __all__ = ["Campaign", "SubjectRun", "campaign_of", "commit", "load_campaign"]
 
 @dataclass(frozen=True)
 class SubjectRun:
-    """One subject. folder: its directory's name; certified: a certificate lies there; defects: of the suite itself."""
+    """One subject. folder: its directory's name; certified: a certificate lies there; defects: of the suite itself;
+    seconds: case -> how long it took, as measured and unsigned."""
 
     predicate: Predicate
     records: tuple[CaseRecord, ...]
@@ -34,6 +35,7 @@ class SubjectRun:
     certified: bool
     not_admitted: str = ""
     defects: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ def campaign_of(results: Sequence[RunResult], cells: Sequence[MatrixCell], today
             certified=result.certificate_path is not None,
             not_admitted=result.not_admitted,
             defects=result.defects,
+            seconds=durations_of(result.request.folder),
         )
         for result in results
     )
@@ -109,7 +112,9 @@ def load_campaign(directory: Path) -> Campaign:
         records = tuple(read_records(path.with_name("records.jsonl")))
         folder = subject_dir(directory, predicate.run.subject).name
         note = "" if predicate.admitted else "it accepted nonsense"
-        subjects.append(SubjectRun(predicate, records, folder, certified=True, not_admitted=note))
+        subjects.append(
+            SubjectRun(predicate, records, folder, certified=True, not_admitted=note, seconds=durations_of(path.parent))
+        )
     cells = max((subject.predicate.matrix for subject in subjects), key=len)
     profile = load_profile(STANDARD)
     same = all(subject.predicate.profile.digest == profile.digest for subject in subjects)

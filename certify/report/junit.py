@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def junit(subject: SubjectRun) -> bytes:
-    """The file. Families are classes; times are 0, as records hold no clock."""
+    """The file. Families are classes; times are as measured, 0 where nobody measured."""
     records = sorted(subject.records, key=lambda record: record.case)
     counts = {
         "tests": len(records),
@@ -31,13 +31,14 @@ def junit(subject: SubjectRun) -> bytes:
         "skipped": sum(r.verdict in (Verdict.UNSUPPORTED, Verdict.SKIPPED) for r in records),
     }
     root = ET.Element("testsuites")
-    attributes = {"name": printable(subject.name), "time": "0", **{key: str(n) for key, n in counts.items()}}
+    total = sum(subject.seconds.get(record.case, 0.0) for record in records)
+    attributes = {"name": printable(subject.name), "time": f"{total:.3f}", **{key: str(n) for key, n in counts.items()}}
     suite = ET.SubElement(root, "testsuite", attributes)
     properties = ET.SubElement(suite, "properties")
     for name, value in facts(subject):
         ET.SubElement(properties, "property", {"name": printable(name), "value": printable(value)})
     for record in records:
-        suite.append(testcase(record))
+        suite.append(testcase(record, subject.seconds.get(record.case, 0.0)))
     ET.indent(root)
     return ET.tostring(root, encoding="utf-8", xml_declaration=True)
 
@@ -56,15 +57,16 @@ def facts(subject: SubjectRun) -> list[tuple[str, str]]:
     ]
     for record in subject.records:
         for metric in record.metrics:
-            limit = f" (limit {metric.limit} by {metric.source})" if metric.limit else ""
+            limit = f" ({metric.bound} by {metric.source})" if metric.bound else ""
             rows.append((f"{record.case} / {metric.name}", f"{metric.value} {metric.unit}".rstrip() + limit))
     return rows
 
 
-def testcase(record: CaseRecord) -> ET.Element:
+def testcase(record: CaseRecord, seconds: float) -> ET.Element:
     """One case with its outcome, and in system-out what a person needs to repeat it."""
-    case = ET.Element("testcase", {"classname": printable(f"{record.subject}.{record.family}"), "time": "0"})
+    case = ET.Element("testcase", {"classname": printable(f"{record.subject}.{record.family}")})
     case.set("name", printable(record.case))
+    case.set("time", f"{seconds:.3f}")
     message = printable(f"{record.verdict}: {record.observation}")
     tag = {
         Verdict.FAIL: "failure",

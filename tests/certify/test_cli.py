@@ -47,7 +47,10 @@ def test_a_run_prints_one_object_and_leaves_its_results(done: tuple[Path, subpro
     assert found["subject"] == "reference" and found["counts"]["B"] and found["defects"] == "", ran.stderr
     assert ran.returncode == (1 if found["failing"] else 0)
     assert json.loads((folder / "summary.json").read_text()) == found
-    assert {p.name for p in folder.iterdir()} >= {"records.jsonl", "certificate.json", "summary.json", "junit.xml"}
+    kept = {"records.jsonl", "certificate.json", "summary.json", "junit.xml", "durations.json"}
+    assert {p.name for p in folder.iterdir()} >= kept
+    seconds = json.loads((folder / "durations.json").read_text())
+    assert len(seconds) == sum(found["counts"]["*"].values()) and sum(seconds.values()) > 1
 
 
 @pytest.mark.slow

@@ -275,4 +275,4 @@ def test_records_that_hide_a_failure_of_pytest_are_a_harness_error(
     seen = Preflight.__new__(Preflight)
     monkeypatch.setattr(module, "read_records", lambda path: [])
     with pytest.raises(ZeitgeistError, match="hold nothing bad"):
-        module.collect(request, seen, 1, io.BytesIO())
+        module.collect(request, seen, 1, io.BytesIO(), [])

@@ -3,20 +3,23 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 from planted_campaign import HOSTILE, SUBJECTS, planted_campaign
 
 from certify import certificate
 from certify.records import write_records
 from certify.report import view
-from certify.report.allure import STATUS, categories, escape, links_in
+from certify.report.allure import STATUS, categories, escape, links_in, write_allure
 from certify.report.campaign import SubjectRun, load_campaign
 from certify.report.junit import junit, printable
 from certify.report.page import page
 from certify.report.writer import write_campaign
+from certify.results import durations_of
 from certify.verdict import Metric, Verdict
 from zeitgeist.core.errors import ZeitgeistError
 
@@ -184,7 +187,7 @@ def test_junit_says_what_the_records_say() -> None:
     assert outcome["N.each[FAIL]"] == "failure" and outcome["N.each[CRASH]"] == "error"
     assert outcome["N.each[UNSUPPORTED]"] == "skipped" and outcome["N.each[NON_STRICT]"] == "system-out"
     metrics = {p.get("name"): p.get("value") for p in suite.iter("property")}
-    assert metrics["N.each[FAIL] / max abs"] == "0.00015 logit (limit 5e-05 by fidelity.ulp)"
+    assert metrics["N.each[FAIL] / max abs"] == "0.00015 logit (≤ 5e-05 by fidelity.ulp)"
     assert HOSTILE.replace("\x1b", "\ufffd") in "".join(root.itertext())
 
 
@@ -246,6 +249,42 @@ def test_old_results_do_not_stay(tmp_path: Path) -> None:
     assert count == len(CAMPAIGN.subjects[1].records)
 
 
+@pytest.mark.requirement("W3")
+def test_each_case_shows_how_long_it_took_and_which_way_its_limit_points(tmp_path: Path) -> None:
+    """Durations lie beside the records, unsigned: in JUnit and Allure, and their sum; 0 for a case without one."""
+    record = msgspec.structs.replace(
+        CAMPAIGN.subjects[0].records[0],
+        metrics=(
+            Metric(name="top", value="1.0", limit="0.99", direction="at least", unit="", source="numerics.top1_x16"),
+        ),
+    )
+    other = msgspec.structs.replace(record, case="B.other")
+    timed = replace(CAMPAIGN.subjects[0], records=(record, other), seconds={record.case: 1.5})
+    suite = ET.fromstring(junit(timed))[0]
+    assert suite.attrib["time"] == "1.500"
+    assert {case.attrib["name"]: case.attrib["time"] for case in suite.iter("testcase")} == {
+        record.case: "1.500",
+        "B.other": "0.000",
+    }
+    assert "1.0 (≥ 0.99 by numerics.top1_x16)" in {row.attrib["value"] for row in suite.iter("property")}
+    write_allure(replace(CAMPAIGN, subjects=(timed,)), tmp_path, 10_000)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*-result.json")]
+    assert sorted(result["stop"] - result["start"] for result in results) == [0, 1500]
+    assert all({"name": "top", "value": "1.0 (≥ 0.99)", "excluded": True} in r["parameters"] for r in results)
+
+
+@pytest.mark.requirement("W3")
+def test_durations_that_nobody_can_read_are_none(tmp_path: Path) -> None:
+    """No file, half a file, a file of something else: a report without times, not an error."""
+    assert durations_of(tmp_path) == {}
+    for text in ("{", '{"B.a": "long"}'):
+        (tmp_path / "durations.json").write_text(text)
+        assert durations_of(tmp_path) == {}
+    (tmp_path / "durations.json").write_text('{"B.a": 2}')
+    assert durations_of(tmp_path) == {"B.a": 2.0}
+
+
+@pytest.mark.requirement("W3")
 def test_properties_are_one_ascii_line() -> None:
     """Keys hide their separators; any other character is a UTF-16 escape."""
     assert escape("a b:c", key=True) == "a\\ b\\:c"
