@@ -1,15 +1,18 @@
-"""`make nightly`: what is too long for CI. Writes docs/nightly/DATE.md with real figures, exits 1 on any failure.
+"""`make nightly`: what is too long for CI. Writes docs/nightly/DATE.md with real figures, what
+each step says into reports/nightly/step-N.log as it says it, exits 1 on any failure.
 
 Steps: full level on every subject, the mutant bank and honest variants on 10 seeds, ten times the property examples.
 """
 
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from certify.environment import observe
+from certify.report.campaign import commit
 
 __all__ = ["main"]
 
@@ -44,34 +47,69 @@ STEPS: list[tuple[str, list[str], dict[str, str]]] = [
 ]
 
 
-def main() -> int:
-    """Run the steps one after another; a failed step does not stop the next."""
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    lines = [
+LOGS = ROOT / "reports" / "nightly"
+REPORT_S = 60.0
+"""How often a step that runs says so."""
+
+
+def run_step(title: str, command: list[str], extra: dict[str, str], log: Path) -> int:
+    """The exit code of a step. Its output goes into log as it comes; the console has its last line once a minute."""
+    began = time.monotonic()
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **extra}, stdout=out, stderr=out
+        )
+        try:
+            while True:
+                try:
+                    return child.wait(REPORT_S)
+                except subprocess.TimeoutExpired:
+                    minutes = (time.monotonic() - began) / 60
+                    print(f"nightly: {title}, {minutes:.0f} min: {' '.join(tail(log, 1))[:100]}", flush=True)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+
+
+def tail(log: Path, count: int) -> list[str]:
+    """The last lines of a log; its end only, for it may be long."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        return file.read().decode(errors="replace").strip().splitlines()[-count:]
+
+
+def heading(today: str) -> list[str]:
+    """Which sources ran where, and the head of the table."""
+    here = observe()
+    where = f"{here.cpu}, {here.cores} cores, {here.machine}, {here.system}, Python {here.python}"
+    return [
         f"# Nightly {today}",
         "",
-        f"Commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        f"Commit {commit() or 'unknown'}, {where}.",
         "Command: `make nightly`.",
         "",
         "| step | result | minutes |",
         "|---|---|---|",
     ]
-    tails, failed = [], 0
-    for title, command, extra in STEPS:
-        print(f"nightly: {title} …", flush=True)
+
+
+def main() -> int:
+    """Run the steps one after another; a failed step does not stop the next."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    lines, tails, failed = heading(today), [], 0
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for number, (title, command, extra) in enumerate(STEPS, 1):
+        log = LOGS / f"step-{number}.log"
+        print(f"nightly: {title} … ({log.relative_to(ROOT)})", flush=True)
         began = time.monotonic()
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        failed += done.returncode != 0
-        result = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
+        code = run_step(title, command, extra, log)
+        failed += code != 0
+        result = "ok" if code == 0 else f"FAILED ({code})"
         minutes = (time.monotonic() - began) / 60
         print(f"nightly: {title} – {result}, {minutes:.1f} min", flush=True)
         lines.append(f"| {title} | {result} | {minutes:.1f} |")
-        tails += ["", f"## {title}", "", "```", *done.stdout.strip().splitlines()[-40:], "```"]
+        tails += ["", f"## {title}", "", "```", *tail(log, 40), "```"]
     out = ROOT / "docs" / "nightly" / f"{today}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join([*lines, *tails]).replace(str(ROOT), ".") + "\n")
