@@ -1,0 +1,61 @@
+"""Frames on a blocking socket: two system calls a frame, no event loop, no copy (G4, E4).
+
+For threads of their own: bulk between hosts, and engines that wait for each other's activations. Law: the same bytes
+and the same decoder as every other link; a wait has the socket's own timeout.
+"""
+
+import socket
+from collections.abc import Sequence
+
+from zeitgeist.core.wire.frame import Frame, FrameDecoder, frame_header
+from zeitgeist.transports.base import Bytes
+
+__all__ = ["BlockingLink"]
+
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class BlockingLink:
+    """One end. Owns the socket. One thread sends, one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.decoder = FrameDecoder()
+        self.gathers = type(sock) is socket.socket
+
+    def send(self, frame: Frame, *more: Bytes) -> None:
+        """Send frame; its payload goes on with more. `OSError` when the connection is gone, `TimeoutError`."""
+        parts = [memoryview(frame_header(frame, *more)), memoryview(frame.payload), *map(memoryview, more)]
+        if not self.gathers:
+            for part in parts:
+                self.sock.sendall(part)
+            return
+        total = sum(part.nbytes for part in parts)
+        count = self.sock.sendmsg(parts, (), NO_SIGNAL)
+        if count < total:
+            self.rest(parts, count)
+
+    def rest(self, parts: Sequence[memoryview], count: int) -> None:
+        """What the first call did not take."""
+        for part in parts:
+            if count < part.nbytes:
+                self.sock.sendall(part.cast("B")[count:], NO_SIGNAL)
+            count = max(0, count - part.nbytes)
+
+    def receive(self) -> Frame:
+        """The next frame. Errors of the decoder; `zg/wire/truncated` or `EOFError` when the other side ended."""
+        decoder, receive = self.decoder, self.sock.recv_into
+        while True:
+            target = decoder.target()
+            count = receive(target)
+            if not count:
+                decoder.end()
+                raise EOFError("the other side closed the connection")
+            if frame := decoder.advance(count):
+                return frame
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
