@@ -130,25 +130,28 @@ class FrameDecoder:
         self.head: Frame | None = None
         self.payload_check = 0
         self.refusal: ZeitgeistError | None = None
+        """A copy that is never raised: an error holds the frames it passed through, and so this decoder and its buffer.
+        A circle of them would keep the memory of each refused link until the collector comes."""
 
     def target(self) -> memoryview:
         """Where the next bytes go: never empty, never past the frame in progress."""
         if self.refusal:
-            raise self.refusal
+            raise copy_of(self.refusal)
         return memoryview(self.buffer)[self.filled :]
 
     def advance(self, count: int) -> Frame | None:
         """count bytes were written to `target()`; the frame, if that completed one."""
         assert 0 <= count <= len(self.buffer) - self.filled, f"{count} bytes are more than target() gave"
         if self.refusal:
-            raise self.refusal
+            raise copy_of(self.refusal)
         self.filled += count
         if self.filled < len(self.buffer):
             return None
         try:
             return self.complete()
         except ZeitgeistError as error:
-            self.refusal = error
+            self.refusal = copy_of(error)
+            self.buffer, self.filled = bytearray(FRAME_HEADER_BYTES), 0
             raise
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
@@ -167,7 +170,7 @@ class FrameDecoder:
     def end(self) -> None:
         """The stream ended; inside a frame that is `zg/wire/truncated`."""
         if self.refusal:
-            raise self.refusal
+            raise copy_of(self.refusal)
         if self.filled or self.head:
             raise refuse(
                 "zg/wire/truncated", "payload" if self.head else "header", f"{self.filled} bytes", f"{len(self.buffer)}"
@@ -190,6 +193,11 @@ class FrameDecoder:
         frame = msgspec.structs.replace(self.head, payload=memoryview(self.buffer).toreadonly())
         self.buffer, self.filled, self.head = bytearray(FRAME_HEADER_BYTES), 0, None
         return frame
+
+
+def copy_of(error: ZeitgeistError) -> ZeitgeistError:
+    """The same refusal without the way that it came."""
+    return type(error)(error.id, error.detail, error.field)
 
 
 def read_header(raw: bytearray) -> tuple[Frame, int, int]:
