@@ -218,12 +218,14 @@ class PlanAgreed(Record, frozen=True, kw_only=True):
 
 
 class Offer(Record, frozen=True, kw_only=True):
-    """A tensor is ready to be sent as transfer. purpose: what it is for, in the sender's words."""
+    """A tensor is ready to be sent as transfer. purpose: what it is for, in the sender's words. resumes: the number of
+    the same tensor's earlier offer, when a lost link interrupted it; 0 for none."""
 
     transfer: Counter
     channel: Literal["tensor", "cache"]
     envelope: TensorEnvelope
     purpose: Short = ""
+    resumes: Counter = 0
 
 
 class Accept(Record, frozen=True, kw_only=True):
