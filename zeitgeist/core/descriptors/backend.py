@@ -1,6 +1,8 @@
 """What a backend says of itself (A2). Certify tests each claim; what is not claimed must be refused."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from zeitgeist.core.formats.canonical import Record
 from zeitgeist.core.formats.kv import CacheForm
@@ -33,6 +35,9 @@ CAPABILITIES = (
 )
 """Every word a backend may put into `capabilities`. A subject that claims or accepts any other word is not admitted."""
 
+Words = Annotated[tuple[str, ...], Meta(max_length=64)]
+"""Far more than any engine has to say; a stranger's list of a million words would take sixteen times its bytes."""
+
 
 class Library(Record, frozen=True, kw_only=True):
     """One native library or package the engine runs on, with the digest of what was really loaded."""
@@ -57,17 +62,17 @@ class BackendDescriptor(Record, frozen=True, kw_only=True):
     name: str
     variant: str
     version: str
-    libraries: tuple[Library, ...]
-    classes: tuple[str, ...]
-    capabilities: tuple[str, ...]
-    families: tuple[str, ...]
+    libraries: Annotated[tuple[Library, ...], Meta(max_length=64)]
+    classes: Words
+    capabilities: Words
+    families: Words
     context_max: int
-    weight_dtypes: tuple[str, ...]
-    quantization: tuple[str, ...]
-    attention: tuple[str, ...]
-    cache_forms: tuple[CacheForm, ...]
-    tensor_formats: tuple[str, ...]
-    parallelism: tuple[str, ...]
+    weight_dtypes: Words
+    quantization: Words
+    attention: Words
+    cache_forms: Annotated[tuple[CacheForm, ...], Meta(max_length=64)]
+    tensor_formats: Words
+    parallelism: Words
     sampler: Literal["canonical", "native"]
     prompt: Literal["ids", "text"]
     streaming: bool
@@ -78,4 +83,4 @@ class BackendDescriptor(Record, frozen=True, kw_only=True):
     chunk_invariant: bool
     run_to_run: bool
     isolation: Literal["process", "none"]
-    handled: tuple[str, ...] = ()
+    handled: Words = ()

@@ -3,7 +3,9 @@
 What is not known is "unknown" or None, never guessed.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
@@ -66,15 +68,15 @@ class NodeDescriptor(Record, frozen=True, kw_only=True):
     node_version: int = 1
     node: NodeId
     cluster: str
-    roles: tuple[Role, ...]
+    roles: Annotated[tuple[Role, ...], Meta(max_length=3)]
     versions: SchemaVersions
-    transports: tuple[str, ...]
+    transports: Annotated[tuple[str, ...], Meta(max_length=16)]
     hardware: HardwareProfile
     memory: MemoryProfile
-    auth: tuple[AuthMode, ...]
+    auth: Annotated[tuple[AuthMode, ...], Meta(max_length=4)]
     bundle_version: int
     health: Literal["starting", "ready", "degraded", "draining"]
-    backends: tuple[BackendDescriptor, ...]
+    backends: Annotated[tuple[BackendDescriptor, ...], Meta(max_length=64)]
 
 
 class ModelOffer(Record, frozen=True, kw_only=True):

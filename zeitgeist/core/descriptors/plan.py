@@ -1,9 +1,12 @@
 """The plan: how a model will be run by two parties, as a record whose digest both commit to (A7, B1 phase 5)."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from zeitgeist.core.formats.canonical import Record
 from zeitgeist.core.ids import Digest, NodeId
+from zeitgeist.core.limits import LAYER_COUNT_MAX
 
 __all__ = ["Mode", "Plan", "Stage"]
 
@@ -25,6 +28,6 @@ class Plan(Record, frozen=True, kw_only=True):
 
     plan_version: int = 1
     mode: Mode
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Meta(max_length=LAYER_COUNT_MAX)]
     cache: Literal["native", "protocol", "none"] = "none"
-    fallbacks: tuple[NodeId, ...] = ()
+    fallbacks: Annotated[tuple[NodeId, ...], Meta(max_length=64)] = ()

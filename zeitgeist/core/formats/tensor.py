@@ -5,7 +5,9 @@ number of the envelope must follow from the others, and its length must fit what
 """
 
 from math import prod
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta
 
 from zeitgeist.core.errors import refuse
 from zeitgeist.core.formats.canonical import Record
@@ -44,6 +46,8 @@ TENSOR_VERSION: Final = 1
 
 Role = Literal["weight", "activation", "hidden", "logits", "cache_k", "cache_v", "scales", "biases", "index"]
 ROLES: Final[tuple[str, ...]] = Role.__args__  # the words of Role, for messages
+Axes = Annotated[tuple[int, ...], Meta(max_length=TENSOR_RANK_MAX)]
+"""Bounded where it is decoded: a stranger's million axes would take sixteen times their bytes."""
 
 
 class RowMajor(Record, frozen=True, kw_only=True, tag="row_major"):
@@ -60,7 +64,7 @@ class Blocked(Record, frozen=True, kw_only=True, tag="blocked"):
     Edges are filled up to whole blocks with zero bits, which a reader drops and refuses when they are not zero.
     """
 
-    block: tuple[int, ...]
+    block: Axes
 
 
 class QuantisedTile(Record, frozen=True, kw_only=True, tag="quantised_tile"):
@@ -103,7 +107,7 @@ class TensorEnvelope(Record, frozen=True, kw_only=True):
     job: str
     session: str
     role: Role
-    shape: tuple[int, ...]
+    shape: Axes
     dtype: str
     layout: Layout
     quant: str
