@@ -1,7 +1,7 @@
 """The digest of the core's sources: what a boot and a trace's header name as the core that made the steps (DESIGN §11).
 
-Law: the same files give the same digest on every machine: paths with `/`, in order, each with its bytes. Drivers and tools
-call this; the core itself never looks at a file.
+Law: the same files give the same digest on every machine: paths with `/`, in order, each with its bytes. Drivers and
+tools call this; the core itself never looks at a file.
 """
 
 from functools import cache
