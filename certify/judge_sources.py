@@ -15,7 +15,7 @@ from pathlib import Path
 import zeitgeist
 from certify.environment import SCORE_NAME, sources_below
 
-__all__ = ["faults_of", "judge_digest", "judge_files"]
+__all__ = ["TABLES", "faults_of", "files_of", "judge_digest", "judge_files"]
 
 PRODUCT = "zeitgeist"
 NOT_JUDGES = (
@@ -39,8 +39,8 @@ NOT_JUDGES = (
 """Files of the suite that no verdict depends on."""
 PLANTED_IN = ("backends", "convert", "models", "sampling.py", "host/worker_main.py")
 """Always: mutants are planted here, and engines are loaded by name."""
-TABLE = "core/error_table.py"
-"""Only words for people, but for who is wrong: an error of a host is no verdict. Of its rows only the ids and faults
+TABLES = ("core/error_table.py", "core/protocol_errors.py")
+"""Only words for people, but for who is wrong: an error of a host is no verdict. Of their rows only the ids and faults
 count, and only of ids that the other sources name, so that a new part of the product may bring errors of its own."""
 ROW = re.compile(r'\(\s*"(zg/[^"]+)",\s*"([a-z]+)"')
 ERROR_ID = re.compile(r"zg/[a-z_]+/[a-z0-9-]+")
@@ -61,15 +61,15 @@ def judge_digest(suite: Path | None = None, product: Path | None = None) -> str:
         body = path.read_bytes()
         total.update(f"{name}\0{len(body)}\0".encode() + body)
         named.update(ERROR_ID.findall(body.decode()))
-    for id, fault in faults_of((product / TABLE).read_text(encoding="utf-8")):
+    for id, fault in faults_of(product):
         if id in named:
             total.update(f"{id}\0{fault}\0".encode())
     return "sha256:" + total.hexdigest()
 
 
-def faults_of(table: str) -> list[tuple[str, str]]:
-    """(id, fault) of each row of the error table, sorted: what of it can change a verdict."""
-    return sorted(ROW.findall(table))
+def faults_of(product: Path) -> list[tuple[str, str]]:
+    """(id, fault) of each row of the error tables, sorted: what of them can change a verdict."""
+    return sorted(row for table in TABLES for row in ROW.findall((product / table).read_text(encoding="utf-8")))
 
 
 def judge_files(suite: Path, product: Path) -> dict[str, Path]:
@@ -79,7 +79,7 @@ def judge_files(suite: Path, product: Path) -> dict[str, Path]:
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()
-        if path in seen or path == product / TABLE:
+        if path in seen or path in (product / table for table in TABLES):
             continue
         seen.add(path)
         if path.suffix == ".py":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_campaign import backend
+from planted_certificate import planted_backend
 
 from certify.case import Case, CheckFailed
 from certify.numerics import judge_logits
@@ -56,7 +56,7 @@ def test_logits_without_a_clear_row_have_no_top1() -> None:
     found = oracle.logits(IDS).astype(np.float32)
     for near_tie, judged in ((PROFILE["numerics.near_tie_x32"], True), (1e6, False)):
         case = case_of(with_near_tie(near_tie))
-        judge_logits(case, oracle, backend("reference"), found, IDS)
+        judge_logits(case, oracle, planted_backend("reference"), found, IDS)
         counted = next(float(m.value) for m in case.metrics if m.name == "top-1 rows counted")
         assert any(m.name == "top-1" for m in case.metrics) is judged and (counted > 0) is judged
         assert case.verdict() is Verdict.PASS, "KL and distance are judged in both"
