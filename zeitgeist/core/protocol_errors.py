@@ -190,6 +190,11 @@ SIM: list[Row] = [
      "it asks to be woken at a time that has passed, or two parties answer each other without delay"),
 ]
 
+SUPERVISE: list[Row] = [
+    ("zg/supervise/wrong-node", "peer", True, "another node answered at the address than the configuration names",
+     "correct the address or the name in the configuration"),
+]
+
 TRACE: list[Row] = [
     ("zg/trace/bad-block", "peer", True, "a block of a recording does not hold what it says",
      "record again; the file was made by another tool or altered by hand"),
@@ -275,6 +280,6 @@ TRANSPORT: list[Row] = [
 ]
 
 PROTOCOL_ROWS: list[Row] = [
-    *AUTH, *HOST, *JOB, *NEGOTIATE, *NODE, *PLAN, *SESSION, *SIM, *TRACE, *TRANSFER, *TRANSPORT,
+    *AUTH, *HOST, *JOB, *NEGOTIATE, *NODE, *PLAN, *SESSION, *SIM, *SUPERVISE, *TRACE, *TRANSFER, *TRANSPORT,
 ]
 # fmt: on

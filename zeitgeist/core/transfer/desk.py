@@ -1,6 +1,6 @@
 """What both halves of the transfer machine stand on: the sessions, the alarms, and how a transfer moves and ends (E4).
 
-Law: every move goes through `move`, which asks the table and tells the trace. It does not matter here which side we are.
+Law: every move goes through `move`, which asks the table and tells the trace. Which side we are does not matter here.
 """
 
 from typing import Final

@@ -179,7 +179,7 @@ TRANSITIONS: Final[Mapping[tuple[State, EventName], State]] = {
     ("interrupted", "give_up"): "abandoned",
 }
 """What was on its way when a link went still arrives: the peer's answers over the other link, the driver's verdict
-about chunks that it had. So `suspended` hears the receiver; `receiving`, `waiting` and `interrupted` hear the driver."""
+about chunks that it had. So `suspended` hears the receiver; `receiving`, `waiting`, `interrupted` hear the driver."""
 
 ALIVE: Final = frozenset(state for state, _ in TRANSITIONS)
 
