@@ -81,7 +81,7 @@ class Arrival:
     def __init__(self, way: "Way", number: int, content: bytes | Word) -> None:
         self.way = way
         self.number = number
-        self.content = content
+        self.content: bytes | Word = content
 
     def fire(self) -> None:
         """It is there."""
@@ -138,9 +138,9 @@ class Side:
 
     def hear(self, content: bytes | Word) -> None:
         """The next of the stream, in order."""
-        if content.__class__ is bytes:
+        if isinstance(content, bytes):
             if self.open:
-                self.host.bytes_in(self, content)  # pyright: ignore[reportArgumentType] - bytes, by its class
+                self.host.bytes_in(self, content)
             elif self.link:
                 self.out.put("reset")
         elif content == "open" and not self.host.alive:
@@ -179,8 +179,6 @@ class Way:
         self.owed = 0
         self.expected = 0
         self.early: dict[int, bytes | Word] = {}
-        self.doubles = 0
-        self.again = 0
         self.dead = False
 
     def send(self, frame: bytes) -> None:
@@ -272,7 +270,7 @@ class Way:
         if attempt + 1 >= self.profile.attempts:
             self.die()
             return self.source.drop("timed out: no packet came through")
-        self.again += 1
+        self.network.resent += 1
         later = self.kernel.now + (self.profile.rto_ns << attempt)
         resend = Later(lambda: self.carry(number, content, attempt + 1), f"resend {self.path.name} {number} {attempt}")
         return self.kernel.at(later, resend)
@@ -281,7 +279,7 @@ class Way:
         """A packet is there: deliver what is in order, keep what is early, drop what came before."""
         if number != self.expected:
             if number < self.expected or number in self.early:
-                self.doubles += 1
+                self.network.doubles += 1
             else:
                 self.early[number] = content
             return
@@ -341,6 +339,8 @@ class Network:
         self.links = links
         self.connections: list[Connection] = []
         self.counts: dict[str, int] = {}
+        self.resent = 0
+        self.doubles = 0
         self.rules = [Rule(fault, entropy) for fault in faults]
         self.lasting: list[Rule] = []
         for rule in self.rules:

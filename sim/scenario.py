@@ -50,6 +50,11 @@ class Completion(Record, frozen=True, kw_only=True, tag="completion"):
     token_count: Annotated[int, Meta(ge=1, le=4096)] = 16
     think_ns: Time = 0
 
+    @property
+    def named(self) -> str:
+        """How reports call it."""
+        return self.job
+
 
 class Tensor(Record, frozen=True, kw_only=True, tag="tensor"):
     """node sends peer a tensor of length bytes at at_ns."""
@@ -60,6 +65,11 @@ class Tensor(Record, frozen=True, kw_only=True, tag="tensor"):
     name: Name
     length: Annotated[int, Meta(ge=0, le=1 << 30)]
     chunk_bytes: Annotated[int, Meta(ge=1, le=4 << 20)] = 1 << 18
+
+    @property
+    def named(self) -> str:
+        """How reports call it."""
+        return self.name
 
 
 Work: TypeAlias = Completion | Tensor
@@ -90,8 +100,9 @@ def check_scenario(scenario: Scenario) -> Scenario:
         known("work.node", item.node, names)
         if isinstance(item, Tensor):
             known("work.peer", item.peer, names)
-    if not any(isinstance(item, Completion | Tensor) for item in scenario.work) and scenario.work:
-        raise refuse("zg/sim/bad-scenario", "work", "nothing", "completions and tensors")
+    labels = [item.named for item in scenario.work]
+    if len(set(labels)) != len(labels):
+        raise refuse("zg/sim/bad-scenario", "work", "a name twice", "a name of its own for each job and tensor")
     probe = Way(name="probe", source="", target="", lane="control")
     for fault in scenario.faults:
         parameters_of(fault)

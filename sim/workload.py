@@ -18,7 +18,7 @@ from zeitgeist.core.ids import JobId
 from zeitgeist.core.trace import Event, JobEnded, TokenDelivered, TransferEnded
 from zeitgeist.core.wire.messages import Submit
 
-__all__ = ["JobOutcome", "User", "tensor_bytes"]
+__all__ = ["JobOutcome", "TransferOutcome", "User", "tensor_bytes"]
 
 
 class JobOutcome(Record, frozen=True, kw_only=True):
@@ -62,8 +62,7 @@ class User:
     def start(self, party: Party) -> None:
         """Plan all of this node's work."""
         for item in self.work:
-            name = item.job if isinstance(item, Completion) else item.name
-            party.later(item.at_ns, lambda item=item: self.begin(party, item), f"work {name}")
+            party.later(item.at_ns, lambda item=item: self.begin(party, item), f"work {item.named}")
 
     def begin(self, party: Party, item: Work) -> None:
         """Give one command."""
