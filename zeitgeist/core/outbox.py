@@ -73,6 +73,8 @@ class Outbox:
         self.calls: list[Call] = []
         self.events: list[Event] = []
         self.facts: list[Fact] = []
+        self.claimed_calls = 0
+        self.claimed_persists = 0
 
     def ticket(self) -> Ticket:
         """A new ticket."""

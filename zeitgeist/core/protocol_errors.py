@@ -82,6 +82,46 @@ HOST: list[Row] = [
 ]
 
 JOB: list[Row] = [
+    ("zg/job/bad-ack", "peer", True, "more tokens are said to be taken than were sent", "look at the receiver's count"),
+    ("zg/job/client-gone", "peer", False, "the client's link went down before the job ended",
+     "submit it again under another id"),
+    ("zg/job/deadline", "caller", False, "the job did not end within its deadline",
+     "give it more time, or fewer tokens"),
+    ("zg/job/draining", "peer", True, "the node starts nothing new", "ask another node"),
+    ("zg/job/duplicate", "peer", True, "a token or an attempt came twice; the second was dropped",
+     "nothing: it changed nothing"),
+    ("zg/job/executor-lost", "host", False, "the executor's link went down before its last word",
+     "submit the job again; another executor will be planned"),
+    ("zg/job/gap", "peer", False, "a token is missing between two, or at the end",
+     "the executor or a hop lost it: look at its trace, run zg-certify on its backend"),
+    ("zg/job/id-in-use", "caller", True, "another job of this id is still under way on the same link or worker",
+     "choose an id of your own, or wait for its end"),
+    ("zg/job/no-content", "peer", False, "a token came without its content", "run zg-certify on the executor"),
+    ("zg/job/no-owner", "host", False, "no node admitted the job in the time of a handshake",
+     "look at the dial targets and at the reasons of refused peers"),
+    ("zg/job/no-prompt", "caller", True, "a job came without its prompt", "send the prompt as content"),
+    ("zg/job/no-worker", "peer", True, "no worker of the executor holds the model any more",
+     "nothing: the owner asks the next candidate"),
+    ("zg/job/not-an-owner", "peer", True, "the node is a client and owns no jobs",
+     "submit to a coordinator or executor"),
+    ("zg/job/not-executor", "peer", True, "the node runs no work of others", "look at its roles"),
+    ("zg/job/not-owner", "peer", True, "an attempt names another owner than the peer that sent it",
+     "look at the peer: it speaks for somebody else"),
+    ("zg/job/not-yours", "caller", True, "the id is another client's job", "choose an id of your own"),
+    ("zg/job/old-attempt", "peer", True, "the record is about an attempt that was replaced", "nothing: it was fenced"),
+    ("zg/job/old-epoch", "peer", True, "the owner was booted again since it gave this attempt",
+     "nothing: it was fenced"),
+    ("zg/job/other-request", "caller", True, "the id stands for another request that still runs",
+     "choose a new id for a new request"),
+    ("zg/job/out-of-turn", "peer", False, "the record is not allowed in this state of the job",
+     "look at the peer's order of messages in the trace"),
+    ("zg/job/owner-lost", "host", False, "the owner's link went down before its last word", "submit the job again"),
+    ("zg/job/too-many", "host", True, "the node owns as many jobs as it may", "try again after the time it names"),
+    ("zg/job/unknown", "peer", True, "the record is about a job that is not under way on this link",
+     "nothing, when the job has just ended"),
+    ("zg/job/window-exceeded", "peer", False, "more tokens came than the window allows before they were taken",
+     "look at the executor: it does not keep to the window"),
+    ("zg/job/worker-lost", "host", False, "the worker died under the job", "submit the job again"),
 ]
 
 NEGOTIATE: list[Row] = [
@@ -149,6 +189,17 @@ NODE: list[Row] = [
 ]
 
 PLAN: list[Row] = [
+    ("zg/plan/ambiguous-model", "caller", True, "one name stands for several models", "name the model by its digest"),
+    ("zg/plan/draining", "peer", True, "the candidate takes nothing new", "wait, or use another"),
+    ("zg/plan/no-executor", "caller", True, "nobody can run the job; each candidate's reason follows",
+     "start a worker with the model, or join a node that has it"),
+    ("zg/plan/no-model", "peer", True, "the candidate does not hold the model", "load it there"),
+    ("zg/plan/not-compatible", "peer", True, "negotiation with the candidate ended too badly for whole jobs",
+     "`docs/spec/negotiation.md` says which outcome allows what"),
+    ("zg/plan/not-trusted", "peer", True, "the candidate is not trusted to execute",
+     "give it trusted_executor in the trust bundle"),
+    ("zg/plan/stale", "host", True, "the peers changed each time before a plan was made",
+     "look at the peers that come and go"),
 ]
 
 SESSION: list[Row] = [

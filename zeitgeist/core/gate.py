@@ -1,0 +1,109 @@
+"""The gate: which frames a machine may hear (H2, `docs/spec/door.md`).
+
+Law: the first fault is the refusal, in this order: sequence, kind, lane and channel, state of the session, trust,
+record, content. Nothing is decoded for a peer that may not say it. The sequence counts even when the rest is refused:
+the frame did arrive. The table is `wire/registry.py`; this file adds which lane carries which machine's records.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from zeitgeist.core.descriptors.link import Lane
+from zeitgeist.core.effects import ChunkArrived, FrameArrived
+from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.formats.canonical import decode
+from zeitgeist.core.ids import LinkId
+from zeitgeist.core.outbox import Heard, Standing
+from zeitgeist.core.wire.frame import BULK
+from zeitgeist.core.wire.messages import Reason
+from zeitgeist.core.wire.registry import CHUNK_KIND, REGISTRY, Machine, Row
+
+__all__ = ["LANES", "WRONG_SEQUENCE", "Admitted", "Gate"]
+
+WRONG_SEQUENCE = "zg/node/wrong-sequence"
+
+LANES: Mapping[Machine, tuple[Lane, ...]] = {
+    "session": ("control", "bulk", "local"),
+    "transfer": ("control", "local"),
+    "job": ("control", "local"),
+    "call": ("local",),
+}
+"""Where the records of a machine travel. Chunks are the exception: bulk and local."""
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame that may be heard, and the machine that hears it."""
+
+    machine: Machine
+    heard: Heard
+
+
+class Gate:
+    """The rows of the machines that this party has, and the next sequence of each link."""
+
+    def __init__(self, machines: tuple[Machine, ...]) -> None:
+        self.rows = {kind: row for kind, row in REGISTRY.items() if row.machine in machines}
+        self.next: dict[LinkId, int] = {}
+
+    def frame(self, frame: FrameArrived, standing: Standing) -> Admitted | Reason:
+        """What is to be heard of a frame with a record, or why it is refused."""
+        row = self.rows.get(frame.kind)
+        if fault := self.refusal(row, frame, frame.kind, standing):
+            return fault
+        assert row is not None
+        try:
+            record = decode(frame.record, row.record)
+        except ZeitgeistError as error:
+            return Reason(id=error.id, detail=error.detail, field=error.field)
+        if frame.content is not None and not row.content:
+            return fault_of("zg/node/unexpected-content", "content", f"{frame.content.length} bytes", "none")
+        heard = Heard(
+            link=frame.link,
+            peer=standing.peer,
+            stream=frame.stream,
+            flags=frame.flags,
+            record=record,
+            content=frame.content,
+        )
+        return Admitted(machine=row.machine, heard=heard)
+
+    def chunk(self, chunk: ChunkArrived, standing: Standing) -> Reason | None:
+        """Why a chunk may not be heard; its record was judged by the driver's assembler."""
+        return self.refusal(self.rows.get(CHUNK_KIND), chunk, CHUNK_KIND, standing)
+
+    def forget(self, link: LinkId) -> None:
+        """The link is gone."""
+        self.next.pop(link, None)
+
+    def refusal(
+        self, row: Row | None, frame: FrameArrived | ChunkArrived, kind: int, standing: Standing
+    ) -> Reason | None:
+        """All that is judged before the record is looked at."""
+        wanted = self.next.get(frame.link, 0)
+        self.next[frame.link] = frame.sequence + 1
+        if frame.sequence != wanted:
+            return fault_of(WRONG_SEQUENCE, "sequence", frame.sequence, wanted)
+        if row is None:
+            return fault_of("zg/node/unknown-kind", "kind", f"0x{kind:04x}", "a kind that this party hears")
+        chunk = kind == CHUNK_KIND
+        if chunk != isinstance(frame, ChunkArrived) or frame.channel not in row.channels:
+            return fault_of("zg/node/wrong-channel", "channel", frame.channel, [int(c) for c in row.channels])
+        if standing.lane not in LANES[row.machine] if not chunk else standing.lane == "control":
+            return fault_of("zg/node/wrong-channel", "lane", standing.lane, "one that carries this record")
+        if row.states and standing.state not in row.states:
+            return fault_of("zg/node/wrong-state", "state", standing.state, ", ".join(row.states))
+        if standing.state == "closed":
+            return fault_of("zg/node/wrong-state", "state", "closed", "an open link")
+        if row.trust and not any(level in standing.trust for level in row.trust):
+            held = ", ".join(standing.trust) or "nothing"
+            return fault_of("zg/node/not-allowed", "trust", held, f"one of {', '.join(row.trust)}")
+        return None
+
+
+def fault_of(id: str, field: str, got: object, wanted: object) -> Reason:
+    """A refusal in the words of all refusals."""
+    return Reason(id=id, detail=f"got {str(got)[:80]}, wanted {str(wanted)[:160]}", field=field)
+
+
+assert all(set(row.channels) <= set(BULK) for row in REGISTRY.values() if row.kind == CHUNK_KIND)
