@@ -1,8 +1,8 @@
 """One run of a scenario, and what is reported of it (V1, V2).
 
-Law: a run passes when all work came to its end, every token and tensor was right, and every fault of the scenario did
-something; a fault that did nothing makes the run vacuous, which is a failure. The report is a value, equal for two runs
-that did the same.
+Law: a run passes when all work came to its end, no token was wrong, and every fault of the scenario did something; a
+fault that did nothing makes the run vacuous, which is a failure. Work may end badly only where something went wrong: in
+a scenario without faults all of it succeeds. The report is a value, equal for two runs that did the same.
 """
 
 from pathlib import Path
@@ -36,7 +36,9 @@ class FaultReport(Record, frozen=True, kw_only=True):
 
 
 class RunReport(Record, frozen=True, kw_only=True):
-    """What came of a run. digest: over every step of every party; vacuous: faults that never did anything."""
+    """What came of a run. digest: over every step of every party; resent, doubled: packets that were lost and sent
+    again, that came twice; missing: work that never ended; refused: commands that a node refused to its user; failed:
+    work that ended badly; wrong: jobs with other tokens; vacuous: faults that never did anything."""
 
     scenario: str
     seed: int
@@ -46,19 +48,17 @@ class RunReport(Record, frozen=True, kw_only=True):
     frames: int
     happenings: int
     resent: int
+    doubled: int
     parties: dict[str, PartyReport]
     jobs: tuple[JobOutcome, ...]
     transfers: tuple[TransferOutcome, ...]
     missing: tuple[str, ...]
     refused: dict[str, str]
     faults: tuple[FaultReport, ...]
-    vacuous: tuple[str, ...]
+    failed: tuple[str, ...]
     wrong: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """All work ended and was right, all faults were real."""
-        return not (self.missing or self.vacuous or self.wrong)
+    vacuous: tuple[str, ...]
+    passed: bool
 
 
 def run(
@@ -87,8 +87,13 @@ def report_of(simulation: Simulation, kernel: KernelName) -> RunReport:
     jobs = tuple(outcome for user in users for outcome in user.jobs.values())
     transfers = tuple(outcome for user in users for outcome in user.transfers)
     refused = {name: reason for user in users for name, reason in user.refusals.items()}
+    failed = {job.job: None for job in jobs if job.outcome not in ("stop", "length")}
+    failed |= {transfer.tensor: None for transfer in transfers if transfer.reason} | dict.fromkeys(refused)
     ended = {job.job for job in jobs} | {transfer.tensor for transfer in transfers} | set(refused)
     rules = simulation.network.rules
+    missing = tuple(item.named for item in scenario.work if item.named not in ended)
+    wrong = tuple(job.job for job in jobs if not job.right)
+    vacuous = tuple(rule.fault.named() for rule in rules if not rule.fired)
     return RunReport(
         scenario=scenario.name,
         seed=scenario.seed,
@@ -98,6 +103,7 @@ def report_of(simulation: Simulation, kernel: KernelName) -> RunReport:
         frames=simulation.delivered,
         happenings=simulation.kernel.fired,
         resent=simulation.network.resent,
+        doubled=simulation.network.doubles,
         parties={
             name: PartyReport(
                 steps=party.steps,
@@ -108,12 +114,14 @@ def report_of(simulation: Simulation, kernel: KernelName) -> RunReport:
         },
         jobs=jobs,
         transfers=transfers,
-        missing=tuple(item.named for item in scenario.work if item.named not in ended),
+        missing=missing,
         refused=refused,
         faults=tuple(
             FaultReport(fault=rule.fault.named(), kind=rule.fault.kind, fired=rule.fired, ways=dict(rule.spread))
             for rule in rules
         ),
-        vacuous=tuple(rule.fault.named() for rule in rules if not rule.fired),
-        wrong=tuple(job.job for job in jobs if not job.right),
+        failed=tuple(failed),
+        wrong=wrong,
+        vacuous=vacuous,
+        passed=not (missing or wrong or vacuous or (failed and not rules)),
     )

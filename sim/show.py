@@ -19,9 +19,10 @@ from zeitgeist.core.recording import Entry
 
 __all__ = ["show_examined", "show_replayed", "show_run", "show_verified", "watched"]
 
-OUT = Console(highlight=False, soft_wrap=True)
+OUT = Console(highlight=False, soft_wrap=True, width=None if Console().is_terminal else 160)
 ERR = Console(stderr=True)
 INPUT_CHARACTERS = 300
+ROWS_MAX = 12
 
 
 @contextmanager
@@ -49,27 +50,41 @@ def show_run(report: RunReport, record: Path | None) -> None:
     for name, party in report.parties.items():
         parties.add_row(name, f"{party.steps:,}", party.trace, ", ".join(party.refusals) or "–")
     OUT.print(parties)
-    if report.jobs or report.transfers:
-        work = Table("work", "end", "of", "right")
-        for job in report.jobs:
-            reason = f" {job.reason}" if job.reason else ""
-            work.add_row(job.job, f"{job.outcome}{reason}", f"{len(job.tokens)} tokens", "yes" if job.right else "NO")
-        for sent in report.transfers:
-            chunks = f"{sent.length:,} bytes in {sent.chunks} chunks, {sent.resent} again"
-            work.add_row(sent.tensor, sent.reason or "received", chunks, "NO" if sent.reason else "yes")
-        OUT.print(work)
+    show_work(report)
     if report.faults:
         faults = Table("fault", "happened")
         for fault in report.faults:
             faults.add_row(fault.fault, f"{fault.fired:,}" if fault.fired else "NEVER: the run proves nothing about it")
         OUT.print(faults)
     OUT.print(f"{report.frames:,} frames delivered, {report.resent:,} packets sent again, digest {report.digest}")
-    for text, names in (("never ended", report.missing), ("wrong tokens", report.wrong), ("vacuous", report.vacuous)):
+    lists = {"never ended": report.missing, "wrong tokens": report.wrong, "vacuous": report.vacuous}
+    for text, names in lists.items():
         if names:
             OUT.print(f"{text}: {escape(', '.join(names))}")
     if record:
         OUT.print(f"recordings in {escape(str(record))}; zg-sim replay {escape(str(record))}/*.zgtrace does it again")
     OUT.print("passed" if report.passed else "FAILED")
+
+
+def show_work(report: RunReport) -> None:
+    """Jobs and tensors; of many only those that ended badly."""
+    rows: list[tuple[str, str, str, bool]] = []
+    for job in report.jobs:
+        well = job.outcome in ("stop", "length") and job.right
+        tokens = f"{len(job.tokens)} tokens, {'right' if job.right else 'WRONG'}"
+        rows.append((job.job, f"{job.outcome} {job.reason}", tokens, well))
+    for sent in report.transfers:
+        size = f"{sent.length:,} bytes, {sent.chunks} chunks, {sent.resent} again"
+        rows.append((f"{sent.tensor} at {sent.node}", sent.reason or "whole", size, not sent.reason))
+    rows += [(name, f"refused {reason}", "", False) for name, reason in report.refused.items()]
+    short = [row for row in rows if len(rows) <= ROWS_MAX or not row[3]]
+    if short:
+        work = Table("work", "end", "of")
+        for name, end, what, _ in short:
+            work.add_row(name, end, what)
+        OUT.print(work)
+    if rows:
+        OUT.print(f"{len(rows)} ends of work, {sum(row[3] for row in rows)} of them well")
 
 
 def entry_line(step: int, entry: Entry) -> str:

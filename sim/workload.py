@@ -22,7 +22,8 @@ __all__ = ["JobOutcome", "TransferOutcome", "User", "tensor_bytes"]
 
 
 class JobOutcome(Record, frozen=True, kw_only=True):
-    """What became of a completion. right: the tokens are those of the reference, in order, each once."""
+    """What became of a completion. right: the tokens are those of the reference, in order, each once; of a job that did
+    not end well the first of them."""
 
     job: str
     outcome: str
@@ -32,9 +33,10 @@ class JobOutcome(Record, frozen=True, kw_only=True):
 
 
 class TransferOutcome(Record, frozen=True, kw_only=True):
-    """What became of a tensor at its receiver."""
+    """What became of a tensor for one of the two nodes; node: which. reason: "" when it is whole."""
 
     tensor: str
+    node: str
     length: int
     chunks: int
     resent: int
@@ -147,6 +149,7 @@ class User:
         self.transfers.append(
             TransferOutcome(
                 tensor=event.tensor,
+                node=self.node,
                 length=event.length,
                 chunks=event.chunks,
                 resent=event.resent,

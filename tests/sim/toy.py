@@ -1,4 +1,5 @@
-"""A party that is no node: it dials, greets, answers and complains, so that the simulator can be tested without the core.
+"""A party that is no node: it dials, greets, answers and complains, so that the simulator can be tested without the
+core.
 
 It has the same face, `step(input, now) -> Effects`. `careless` makes the order of its sends come from a set of strings.
 """
