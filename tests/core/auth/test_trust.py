@@ -77,7 +77,7 @@ def test_wall_time_goes_on_by_our_own_clock() -> None:
     a, b = party("a", bundle=bundle), party("b", bundle=bundle)
     assert meet(a, b)[1]
     b.now = Instant(20_000_000_000)
-    late = party("a", bundle=bundle)
+    late = Party(boot_of(config_of("a", bundle=bundle), epoch=2))
     assert not meet(late, b)[1] and late.refusals() == ["auth/key-expired"]
 
 
