@@ -108,7 +108,7 @@ class Node:
             case e.LinkDown():
                 self.link_down(input, now, out)
             case e.FrameRefused():
-                self.damaged(input.link, input.reason, now, out)
+                self.refused(input.link, DAMAGE, input.reason, self.standing(input.link), None, now, out)
             case e.DrainCommand(reason=text):
                 out.facts.append(Draining(peer=NodeId(""), reason=text))
             case e.Measured():
@@ -220,26 +220,19 @@ class Node:
         now: Instant,
         out: Outbox,
     ) -> None:
-        """Say so; end what cannot go on: a handshake that breaks its rules, an order that is lost."""
+        """Say so; end what cannot go on: a handshake that breaks its rules, an order that is lost, damage."""
         peer = standing.peer if standing else NodeId("")
         out.events.append(MessageRefused(link=link, peer=peer, kind=kind, reason=reason))
         if content is not None:
             out.payloads.append(e.Release(handle=content.handle))
-        if standing is None or standing.state == "closed":
+        if standing is None or (standing.state in LIVE and reason.id != WRONG_SEQUENCE and kind != DAMAGE):
             return
-        assert self.links is not None
-        if standing.state not in ("ready", "draining"):
-            self.links.break_off(link, reason, now, out)
-            self.claim("session", out)
-        elif reason.id == WRONG_SEQUENCE:
-            out.close(link, str(reason.id))
-
-    def damaged(self, link: LinkId, reason: Reason, now: Instant, out: Outbox) -> None:
-        """Nothing more can be read from link."""
-        standing = self.standing(link)
-        self.refused(link, 0, reason, standing, None, now, out)
-        if standing is not None and standing.state in ("ready", "draining"):
-            out.close(link, str(reason.id))
+        assert self.links is not None, "boot came first"
+        self.links.break_off(link, reason, now, out)
+        self.claim("session", out)
 
 
+LIVE = ("ready", "draining")
+DAMAGE = 0
+"""No kind has this number: what came was no frame."""
 UNKNOWN_LINK = fault_of("zg/node/unknown-link", "link", "a frame", "a link that is up")
