@@ -104,7 +104,12 @@ class StreamLink:
                 self.loop.add_writer(self.sock, self.writable)
             else:
                 self.loop.remove_writer(self.sock)
-        if self.closing and not self.queue:
+        if not self.queue:
+            self.drained()
+
+    def drained(self) -> None:
+        """The kernel took all."""
+        if self.closing:
             self.finish()
 
     def write_some(self) -> None:

@@ -16,7 +16,7 @@ from zeitgeist.core.descriptors.link import LinkFacts
 from zeitgeist.core.errors import ZeitgeistError, refuse
 from zeitgeist.transports.base import Address, Link, is_loopback, require_tls_off_loopback
 from zeitgeist.transports.stream import StreamLink
-from zeitgeist.transports.tls import TlsFiles, TlsLink, client_context, own_fingerprint, secured, server_context
+from zeitgeist.transports.tls import TlsFiles, TlsLink, client_context, own_fingerprint, server_context
 
 __all__ = ["BACKLOG", "SocketListener", "dial_tcp", "listen_tcp"]
 
@@ -81,8 +81,10 @@ class SocketListener:
 
     async def secure(self, sock: socket.socket, facts: LinkFacts, context: ssl.SSLContext) -> None:
         """A caller whose handshake fails was never a link."""
+        link = TlsLink(sock, facts, context, self.own_certificate)
         with contextlib.suppress(ZeitgeistError):
-            self.accepted(await secured(sock, TlsLink(facts, self.own_certificate), context))
+            await link.handshake()
+            self.accepted(link)
 
     def pause(self) -> None:
         self.loop.remove_reader(self.sock)
@@ -146,7 +148,9 @@ async def dial_tcp(address: Address, certificate: str, files: TlsFiles | None, t
         if context is None:
             return StreamLink(sock, facts)
         own = own_fingerprint(files) if files else ""
-        return await secured(sock, TlsLink(facts, own, certificate), context, address.host)
+        link = TlsLink(sock, facts, context, own, address.host if context.check_hostname else "")
+        await link.handshake(certificate)
+        return link
     raise ZeitgeistError("zg/transport/dial-failed", str(last), str(address))
 
 

@@ -7,6 +7,7 @@ of one turn of the loop.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -14,12 +15,14 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from zeitgeist.core.descriptors.link import LinkFacts, TlsFacts
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
-from zeitgeist.transports.base import STRANGER_BYTES_MAX, Bytes, CarefulDecoder, Hearer
+from zeitgeist.transports.base import Bytes, Hearer
+from zeitgeist.transports.stream import TURN_BYTES, StreamLink
 
 __all__ = [
     "HANDSHAKE_S",
@@ -29,13 +32,15 @@ __all__ = [
     "client_context",
     "fingerprint",
     "own_fingerprint",
-    "secured",
     "server_context",
 ]
 
 HANDSHAKE_S = 10.0
 """As long as the core waits for the whole negotiation (`Times.handshake_ns`); a silent caller costs one socket."""
-SHUTDOWN_S = 2.0
+HANDSHAKE_BYTES = 16 << 10
+RECORD_BYTES = 16 << 10
+"""Of TLS: more than this makes two records anyway, so joining saves nothing."""
+CIPHER_BYTES = 64 << 10
 SLICE_BYTES = 256 << 10
 """256 KiB: under 1 ms of AES on a slow core, so that control is not behind a tensor that is being encrypted."""
 ALPN = ["zeitgeist/1"]
@@ -59,6 +64,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     """What a listener uses. A caller's certificate is asked for; one that the CA did not sign ends the handshake."""
     context = context_of(ssl.PROTOCOL_TLS_SERVER, files)
     context.verify_mode = ssl.CERT_OPTIONAL if files.authority else ssl.CERT_NONE
+    context.num_tickets = 0  # no resumption: each link proves anew
     return context
 
 
@@ -81,7 +87,6 @@ def context_of(protocol: int, files: TlsFiles | None) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(ALPN)
-    context.num_tickets = 0 if protocol == ssl.PROTOCOL_TLS_SERVER else context.num_tickets
     if files is None:
         return context
     try:
@@ -93,193 +98,203 @@ def context_of(protocol: int, files: TlsFiles | None) -> ssl.SSLContext:
     return context
 
 
-class TlsLink(asyncio.BufferedProtocol):
-    """One connection. asyncio decrypts straight into the decoder's memory."""
+class TlsLink(StreamLink):
+    """One connection. Made on a connected socket; `handshake` comes before `start`.
 
-    def __init__(self, facts: LinkFacts, own_certificate: str, pin: str = "") -> None:
-        self.known = facts
+    The TLS machine is `ssl` over memory. asyncio's own transport around it is not used: it loses what was written
+    before a close when the other side still sends.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        facts: LinkFacts,
+        context: ssl.SSLContext,
+        own_certificate: str,
+        server_name: str = "",
+    ) -> None:
+        super().__init__(sock, facts)
         self.own_certificate = own_certificate
-        self.pin = pin
-        self.decoder = CarefulDecoder(STRANGER_BYTES_MAX)
-        self.queue: deque[memoryview] = deque()
-        self.waits = 0
-        self.hearer: Hearer | None = None
-        self.transport: asyncio.Transport | None = None
-        self.paused = self.pumping = self.closing = self.gone = False
-        self.dead_reason = ""
-        self.loop = asyncio.get_running_loop()
-
-    @property
-    def facts(self) -> LinkFacts:
-        """What is known of this connection."""
-        return self.known
-
-    # ---- asyncio's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is over. A server without the pinned certificate gets no byte of ours."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.pause_reading()
-        transport.set_write_buffer_limits(high=SLICE_BYTES)
-        secure: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        shown = fingerprint(secure.getpeercert(True))
-        server = self.own_certificate if self.known.inbound else shown
-        tls = TlsFacts(
-            version=secure.version() or "",
-            server_certificate=server,
-            peer_certificate=shown,
-            peer_subject=common_name(secure),
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.secure = context.wrap_bio(
+            self.incoming, self.outgoing, server_side=facts.inbound, server_hostname=server_name or None
         )
-        self.known = msgspec.structs.replace(self.known, tls=tls)
+        self.plain: deque[memoryview] = deque()
+        self.plain_bytes = 0
+        self.cipher = memoryview(bytearray(CIPHER_BYTES))
+        self.pumping = False
 
-    def require_pin(self) -> None:
-        """Refuse another certificate than the pinned one (`zg/transport/certificate`)."""
-        shown = self.known.tls.server_certificate if self.known.tls else ""
-        if self.pin and shown != self.pin:
+    async def handshake(self, pin: str = "") -> None:
+        """Both sides' first words. `zg/transport/tls`, `zg/transport/certificate`; the socket is then closed."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                while not await self.advanced():
+                    pass
+            self.known = msgspec.structs.replace(self.known, tls=self.tls_facts())
+            self.require_pin(pin)
+        except (OSError, TimeoutError) as error:
             self.abort()
-            raise RemoteProtocolError("zg/transport/certificate", f"got {shown}, wanted {self.pin}", "certificate")
+            text = f"{type(error).__name__}: {error}"
+            raise RemoteProtocolError("zg/transport/tls", text, self.known.address) from error
+        except BaseException:
+            self.abort()
+            raise
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next decrypted bytes go."""
-        return memoryview(bytearray(1 << 16)) if self.closing or self.decoder.refusal else self.decoder.target()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """They are there."""
-        if self.closing or self.decoder.refusal or self.hearer is None:
-            return
+    async def advanced(self) -> bool:
+        """One exchange; True when the handshake is over. Our alert about a refusal still goes out."""
+        done = False
         try:
-            if frame := self.decoder.advance(nbytes):
-                self.hearer.frame(self, frame, None)
-        except ZeitgeistError as error:
-            self.hearer.refused(self, error)
+            self.secure.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            pass
+        finally:
+            if self.outgoing.pending:
+                await self.loop.sock_sendall(self.sock, self.outgoing.read())
+        if not done:
+            data = await self.loop.sock_recv(self.sock, HANDSHAKE_BYTES)
+            if not data:
+                raise ConnectionResetError("the other side ended the handshake")
+            self.incoming.write(data)
+        return done
 
-    def eof_received(self) -> bool:
-        """The other side ended; inside a frame that is a truncation."""
-        try:
-            if not self.closing:
-                self.decoder.end()
-        except ZeitgeistError as error:
-            self.dead_reason = str(error)
-        return False
-
-    def pause_writing(self) -> None:
-        """asyncio has enough."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """asyncio takes more."""
-        self.paused = False
-        self.pump_later()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
-        self.gone = True
-        self.queue.clear()
-        reason = self.dead_reason or (
-            str(exc) if exc else "closed here" if self.closing else "closed by the other side"
+    def tls_facts(self) -> TlsFacts:
+        """What both sides saw."""
+        shown = fingerprint(self.secure.getpeercert(True))
+        return TlsFacts(
+            version=self.secure.version() or "",
+            server_certificate=self.own_certificate if self.known.inbound else shown,
+            peer_certificate=shown,
+            peer_subject=common_name(self.secure),
         )
-        if self.hearer:
-            self.hearer.down(self, reason)
 
-    # ---- the driver's side
+    def require_pin(self, pin: str) -> None:
+        """Refuse another certificate than the pinned one, before a byte of ours is sent."""
+        shown = self.known.tls.server_certificate if self.known.tls else ""
+        if pin and shown != pin:
+            raise RemoteProtocolError("zg/transport/certificate", f"got {shown}, wanted {pin}", "certificate")
 
     def start(self, hearer: Hearer) -> None:
-        """Begin to read."""
-        self.hearer = hearer
-        if self.gone:
-            self.loop.call_soon(hearer.down, self, self.dead_reason or "closed by the other side")
-        elif self.transport:
-            self.transport.resume_reading()
-
-    def trust(self) -> None:
-        """Take payloads as large as their channel allows."""
-        self.decoder.bytes_max = None
+        """Begin to read; the handshake's last packet may have brought more than the handshake."""
+        super().start(hearer)
+        self.loop.call_soon(self.readable)
 
     def waiting(self) -> int:
         """Bytes not yet taken by the kernel."""
-        return self.waits + (self.transport.get_write_buffer_size() if self.transport and not self.gone else 0)
+        return self.plain_bytes + self.waits
+
+    # ---- out
 
     def send(self, parts: Sequence[Bytes], fd: int | None = None) -> None:
-        """Queue one frame. Small frames are encrypted at once, in one record with their header."""
+        """Queue one frame. A small one is encrypted at once, header and payload in one record."""
         assert fd is None, "no descriptor travels over TLS"
-        if self.closing or self.gone or self.transport is None:
+        if self.closing or self.gone:
             return
         views = [memoryview(part).cast("B") for part in parts]
         total = sum(view.nbytes for view in views)
-        if not self.queue and not self.paused and total <= SLICE_BYTES:
-            self.transport.write(b"".join(views))
+        if not self.plain and not self.queue and total <= RECORD_BYTES:
+            self.encrypt(memoryview(b"".join(views)))
             return
-        self.waits += total
-        self.queue.extend(views)
+        self.plain.extend(view for view in views if view.nbytes)
+        self.plain_bytes += total
         self.pump_later()
 
+    def encrypt(self, view: memoryview) -> None:
+        """Plain bytes to the kernel, or behind what waits for it."""
+        while view.nbytes:
+            view = view[self.secure.write(view) :]
+        super().send([self.outgoing.read()])
+
     def pump_later(self) -> None:
-        if self.queue and not self.pumping:
+        if self.plain and not self.pumping and not self.queue:
             self.pumping = True
             self.loop.call_soon(self.pump)
 
     def pump(self) -> None:
         """Encrypt one slice, then let the loop do something else."""
         self.pumping = False
-        if self.gone or self.transport is None:
+        if self.gone or not self.plain:
             return
-        budget = SLICE_BYTES
-        while self.queue and not self.paused and budget > 0:
-            view = self.queue.popleft()
-            if view.nbytes > budget:
-                self.queue.appendleft(view[budget:])
-                view = view[:budget]
-            budget -= view.nbytes
-            self.waits -= view.nbytes
-            self.transport.write(view)
-        if self.queue and not self.paused:
+        view = self.plain.popleft()
+        if view.nbytes > SLICE_BYTES:
+            self.plain.appendleft(view[SLICE_BYTES:])
+            view = view[:SLICE_BYTES]
+        self.plain_bytes -= view.nbytes
+        closing, self.closing = self.closing, False  # what was taken before the close is still sent
+        self.encrypt(view)
+        self.closing = closing
+        if not self.queue:
+            self.drained()
+
+    def drained(self) -> None:
+        """The kernel took all that is encrypted."""
+        if self.plain:
             self.pump_later()
-        elif self.closing and not self.queue:
-            self.transport.close()
+        else:
+            super().drained()
 
-    def close(self) -> None:
-        """Send what waits, then end."""
-        if not self.closing and not self.gone and self.transport:
-            self.closing = True
-            if not self.queue:
-                self.transport.close()
+    def finish(self) -> None:
+        """Say in TLS, too, that this was all; what the other side still sends is thrown away unread."""
+        if self.plain:
+            self.pump_later()
+            return
+        with contextlib.suppress(OSError):
+            self.secure.unwrap()
+        with contextlib.suppress(OSError):
+            self.sock.send(self.outgoing.read())
+        super().finish()
 
-    def abort(self) -> None:
-        """End at once."""
-        if self.transport and not self.gone:
-            self.closing = True
-            self.transport.abort()
+    # ---- in
+
+    def readable(self) -> None:
+        """Decrypt what there is, until the socket is empty or the turn is over."""
+        if self.closing:
+            super().readable()
+            return
+        budget = TURN_BYTES
+        try:
+            while budget > 0 and not self.gone and not self.closing and self.decoder.refusal is None:
+                budget -= self.take()
+        except (BlockingIOError, InterruptedError):
+            return
+        except ZeitgeistError as error:
+            self.refuse(error)
+            return
+        except EOFError:
+            self.ended()
+            return
+        except OSError as error:
+            self.lost(str(error))
+            return
+        if budget <= 0:
+            self.loop.call_soon(self.readable)  # what is decrypted already makes no socket readable
+
+    def decrypt(self, target: memoryview) -> int:
+        return cast(int, self.secure.read(len(target), target))  # into target, so it answers a count
+
+    def take(self) -> int:
+        """Decrypt into the decoder, else read more; bytes that were worked on."""
+        try:
+            count = self.decrypt(self.decoder.target())
+        except ssl.SSLWantReadError:
+            received = self.sock.recv_into(self.cipher)
+            if not received:
+                raise EOFError from None
+            self.incoming.write(self.cipher[:received])
+            return received
+        except ssl.SSLZeroReturnError:
+            raise EOFError from None
+        if not count:
+            raise EOFError
+        if frame := self.decoder.advance(count):
+            self.hear(frame)
+        return count
 
 
 def common_name(secure: ssl.SSLObject) -> str:
     """Of a peer that the CA verified; "" for any other: getpeercert() gives an empty dictionary for those."""
     subject = (secure.getpeercert() or {}).get("subject", ())
     return next((str(value) for part in subject for key, value in part if key == "commonName"), "")
-
-
-async def secured(sock: socket.socket, link: TlsLink, context: ssl.SSLContext, server_name: str = "") -> TlsLink:
-    """The handshake on a connected socket, either side. `zg/transport/tls` when it fails; the socket is then closed."""
-    loop = asyncio.get_running_loop()
-    try:
-        if link.facts.inbound:
-            await loop.connect_accepted_socket(
-                lambda: link, sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_S, ssl_shutdown_timeout=SHUTDOWN_S
-            )
-        else:
-            await loop.create_connection(
-                lambda: link,
-                sock=sock,
-                ssl=context,
-                server_hostname=server_name if context.check_hostname else "",
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=SHUTDOWN_S,
-            )
-    except (OSError, TimeoutError, ssl.SSLError) as error:
-        sock.close()
-        raise RemoteProtocolError("zg/transport/tls", f"{type(error).__name__}: {error}", link.facts.address) from error
-    link.require_pin()
-    return link
 
 
 def own_fingerprint(files: TlsFiles) -> str:
