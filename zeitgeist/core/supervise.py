@@ -247,7 +247,7 @@ class Supervisor(Machine):
         return whole - half + drawn % (half + 1)
 
     def drop(self, line: Line, now: Instant, out: Outbox) -> None:
-        """Not wanted any more, and no failure of its own. A dial under way is waited for, so that no second one starts."""
+        """Not wanted any more, and no failure of its own. A dial under way is waited for: no second one starts."""
         line.quick = 0
         if line.state == "asked":
             return
