@@ -21,7 +21,7 @@ from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.limits import FRAME_BYTES_MAX
 from zeitgeist.core.wire.frame import Frame, FrameDecoder, encode_frame
 
-pytestmark = [pytest.mark.requirement(clause) for clause in ("C1", "G4", "G5")]
+pytestmark = [pytest.mark.requirement("C1"), pytest.mark.requirement("G4"), pytest.mark.requirement("G5")]
 
 FIELDS = ("channel", "kind", "stream", "sequence")
 THERE, BACK = ("10.0.0.1:40000", "10.0.0.2:7420"), ("10.0.0.2:7420", "10.0.0.1:40000")

@@ -20,7 +20,7 @@ from zeitgeist.core.wire.frame import Channel, Flag, encode_frame
 from zeitgeist.core.wire.payload import split_payload
 from zeitgeist.core.wire.registry import REGISTRY
 
-pytestmark = [pytest.mark.requirement(clause) for clause in ("C1", "G4", "G5")]
+pytestmark = [pytest.mark.requirement("C1"), pytest.mark.requirement("G4"), pytest.mark.requirement("G5")]
 
 LUA = Path(__file__).resolve().parents[2] / "docs" / "spec" / "zeitgeist.lua"
 NUMBERS = (

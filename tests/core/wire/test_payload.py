@@ -11,7 +11,7 @@ from zeitgeist.core.wire.frame import BULK, Channel
 from zeitgeist.core.wire.payload import CONTENT_CHANNELS, join_payload, split_payload
 from zeitgeist.core.wire.registry import REGISTRY
 
-pytestmark = [pytest.mark.requirement(clause) for clause in ("C1", "G4", "G5")]
+pytestmark = [pytest.mark.requirement("C1"), pytest.mark.requirement("G4"), pytest.mark.requirement("G5")]
 
 channels = st.sampled_from(Channel)
 
