@@ -8,8 +8,8 @@ from pathlib import Path
 from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.wire.frame import Channel, Frame, frame_header
 from zeitgeist.host.dialer import Dialer
-from zeitgeist.host.keys import make_authority, make_certificate
 from zeitgeist.host.keyring import load_keyring
+from zeitgeist.host.keys import make_authority, make_certificate
 from zeitgeist.transports.base import Link
 from zeitgeist.transports.memory import MemoryHub
 from zeitgeist.transports.tls import TlsFiles

@@ -79,6 +79,8 @@ HOST: list[Row] = [
     ("zg/host/slow-listener", "caller", True, "an application did not take its events, and more came than are kept",
      "take events as they come"),
     ("zg/host/stopped", "caller", True, "the node has stopped", "start it again"),
+    ("zg/host/unknown-reason", "peer", False, "a party refused by an id that this version does not know",
+     "the id stands in the message; look at the other side's version"),
 ]
 
 JOB: list[Row] = [
