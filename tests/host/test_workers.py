@@ -23,11 +23,11 @@ from toy_mutants import LIES
 
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 from zeitgeist.core.formats.canonical import encode
-from zeitgeist.core.wire.frame import Channel, Frame, encode_frame
+from zeitgeist.core.wire.messages import Reply
 from zeitgeist.host import messages as m
 from zeitgeist.host import worker_main
 from zeitgeist.host.child import OUTPUT_BYTES_MAX, environment, sweep
-from zeitgeist.host.worker_main import refusal
+from zeitgeist.host.engine import reason_of
 from zeitgeist.host.workers import Pending, Worker, WorkerCrashed, WorkerLied, WorkerSpec, WorkerTimeout
 
 pytestmark = pytest.mark.requirement("I13")
@@ -143,7 +143,14 @@ SAID = {
     "garbage": "magic",
     "flipped": "bad-payload-checksum",
     "huge": "frame-too-large",
-    "kind": "kind: got 257",
+    "kind": "a Call, which only a parent says",
+    "not-canonical": "zg/wire/not-canonical",
+    "unknown-field": "zg/wire/bad-record",
+    "channel": "zg/node/wrong-channel",
+    "unknown-kind": "kind: got 0x0999",
+    "token": "kind: got 0x0035",
+    "handshake-again": "zg/node/wrong-state",
+    "unasked": "the reply of call 2 to call 1",
     "sequence": "sequence: got 7",
     "replayed": "sequence: got 0",
     "no-descriptor": "0 descriptors",
@@ -174,6 +181,34 @@ def test_what_is_no_answer_is_a_lie_and_ends_the_worker(lie: str) -> None:
     assert caught.value.id == "zg/worker/lied"
     assert gone(pid)
     assert not folders()
+
+
+RUDE = {
+    "garbage": "magic",
+    "reply": "zg/node/wrong-state",
+    "welcome": "zg/node/wrong-state",
+    "challenge-empty": "zg/wire/bad-record",
+    "skipped": "zg/node/wrong-sequence",
+    "no-reason": "zg/wire/bad-record",
+    "made-up": "zg/made/up",
+}
+
+
+@pytest.mark.parametrize("word", sorted(RUDE))
+def test_a_worker_that_breaks_the_handshake_lied(word: str) -> None:
+    """It speaks out of turn while it starts: each refused by the session's own rules, the process ended (B1)."""
+    with pytest.raises(WorkerLied, match=re.escape(RUDE[word])):
+        Worker.start(spec("toy_mutants:early", word=word))
+    assert not folders()
+
+
+def test_a_second_answer_is_a_lie_to_the_next_call() -> None:
+    """A reply to no call: in order, well formed, and of a number that nobody waits for."""
+    with started() as worker:
+        worker.count += 1
+        worker.port.call(1, encode(m.Asked(request=m.Probe(capability="decode"))), None, time.monotonic() + 10)
+        with pytest.raises(WorkerLied, match="the reply of call 1 to call 2"):
+            worker.probe("decode")
 
 
 def test_an_announced_length_takes_no_memory() -> None:
@@ -323,11 +358,9 @@ def test_the_child_gets_no_secret_and_pinned_threads(monkeypatch: pytest.MonkeyP
 def test_a_request_that_the_worker_does_not_know_is_refused_and_it_lives_on(body: dict[str, object]) -> None:
     """Unknown method, unknown field, wrong type: `zg/worker/bad-request`; the next call is answered."""
     with started() as worker:
-        payload = msgspec.msgpack.encode({"array": None, "number": 5, "request": body}, order="sorted")
-        frame = Frame(channel=Channel.CONTROL, kind=m.KINDS[m.Call], stream=5, sequence=0, payload=payload)
-        worker.child.channel.sock.sendall(encode_frame(frame))
-        worker.child.channel.sent = 1
-        worker.pending = Pending(worker, 5, None, time.monotonic() + 10)
+        content = msgspec.msgpack.encode({"array": None, "request": body}, order="sorted")
+        worker.port.call(1, content, None, time.monotonic() + 10)
+        worker.count, worker.pending = 1, Pending(worker, 1, None, time.monotonic() + 10)
         with pytest.raises(ZeitgeistError) as caught:
             worker.pending.result()
         assert caught.value.id == "zg/worker/bad-request"
@@ -371,7 +404,7 @@ def test_a_refusal_changed_after_it_was_made_can_still_be_sent(changed: dict[str
     """The worker bounds what it sends, however the error came by its texts."""
     error = ZeitgeistError("zg/backend/failed", "detail", "field")
     vars(error).update(changed)
-    assert len(encode(m.Reply(number=1, refusal=refusal(error)))) < 4000
+    assert len(encode(Reply(number=1, refusal=reason_of(error)))) < 4000
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,20 @@ import numpy as np
 import xxhash
 from toy_backend import Toy
 
-from zeitgeist.core.formats.canonical import encode
+from zeitgeist.core.effects import Send
+from zeitgeist.core.formats.canonical import Record, encode
+from zeitgeist.core.ids import LinkId
+from zeitgeist.core.wire import messages as wire
 from zeitgeist.core.wire.frame import Channel as WireChannel
 from zeitgeist.core.wire.frame import Flag, Frame, encode_frame
+from zeitgeist.core.wire.payload import join_payload
+from zeitgeist.core.wire.registry import KINDS
 from zeitgeist.host import messages as m
 from zeitgeist.host.channel import Channel
 from zeitgeist.host.memory import pack_array
 from zeitgeist.host.service import Answer, Service
 
-__all__ = ["Echo", "Liar", "Mutant", "create", "engine_missing"]
+__all__ = ["EARLY", "LIES", "Echo", "Liar", "Mutant", "create", "early", "engine_missing"]
 
 
 class Mutant(Toy):
@@ -64,6 +69,12 @@ def engine_missing(options: Mapping[str, str]) -> Mutant:
     return an_engine_that_nobody_has.create(options)
 
 
+def early(options: Mapping[str, str]) -> Mutant:
+    """A worker that speaks before it is asked, while its engine is made."""
+    raw_socket().send(EARLY[options["word"]]())
+    return Mutant({"defect": ""})
+
+
 class Echo(Service):
     """Gives back the array that it was given."""
 
@@ -85,12 +96,24 @@ def raw_socket() -> socket.socket:
     return socket.socket(fileno=os.dup(int(sys.argv[sys.argv.index("--fd") + 1])))
 
 
-def reply(fds: tuple[int, ...] = (), **fields: Any) -> None:
-    """A well-formed frame that holds a reply with these fields."""
-    channel = Channel(raw_socket())
-    channel.sent = 1
-    record = m.Reply(**{"number": 1, "value": m.write_value({"x": 1}), **fields})
-    channel.send(record, fds[0] if fds else None)
+SPOKEN = 6
+"""Frames that a worker has sent when its session is ready: Challenge, Welcome, Capabilities, Models, Assessment,
+PlanAgreed. The next has this number."""
+
+
+def reply(fds: tuple[int, ...] = (), number: int = 1, refusal: wire.Reason | None = None, **fields: Any) -> None:
+    """A well-formed frame that holds a reply, and as its content an answer with these fields."""
+    record = wire.Reply(number=number, refusal=refusal)
+    content = encode(m.Answered(**{"value": m.write_value({"x": 1}), **fields}))
+    send = Send(
+        link=LinkId(1),
+        channel=WireChannel.JOB,
+        kind=KINDS[wire.Reply].kind,
+        stream=1,
+        sequence=SPOKEN,
+        record=encode(record),
+    )
+    Channel(raw_socket()).send(send, content, fds[0] if fds else None)
 
 
 def shared(change: Callable[[m.Array], m.Array], fd: int | None = None) -> None:
@@ -110,7 +133,7 @@ LIES: dict[str, Callable[[], object]] = {
     "number": lambda: reply(number=99),
     "type": lambda: reply(value=m.write_value("three")),
     "value": lambda: reply(value=b"\xc1"),
-    "error-id": lambda: reply(refusal=m.Refusal(id="zg/made/up", detail="", field="")),
+    "error-id": lambda: reply(refusal=wire.Reason(id="zg/made/up", detail="")),
     "length": lambda: shared(lambda r: msgspec.structs.replace(r, length=1 << 40, shape=(1 << 40,))),
     "short": lambda: shared(lambda r: msgspec.structs.replace(r, length=2 << 20, shape=(2 << 20,))),
     "shape": lambda: shared(lambda r: msgspec.structs.replace(r, shape=(3,))),
@@ -119,7 +142,16 @@ LIES: dict[str, Callable[[], object]] = {
     "unsealed": lambda: shared(lambda r: r, unsealed()),
     "pipe": lambda: shared(lambda r: r, os.pipe()[0]),
     "no-array": lambda: reply(array=m.Array(dtype="f32", shape=(1,), length=4, xxh3=0)),
-    "kind": lambda: raw_socket().send(whole_frame(kind=m.KINDS[m.Call])),
+    "not-canonical": lambda: raw_socket().send(whole_frame(msgspec.msgpack.encode({"refusal": None, "number": 1}))),
+    "unknown-field": lambda: raw_socket().send(
+        whole_frame(msgspec.msgpack.encode({"more": 1, "number": 1, "refusal": None}, order="sorted"))
+    ),
+    "channel": lambda: raw_socket().send(whole_frame(channel=WireChannel.CONTROL)),
+    "unknown-kind": lambda: raw_socket().send(whole_frame(kind=0x0999)),
+    "token": lambda: raw_socket().send(whole_frame(wire.Token(job="a", attempt=1, index=0))),
+    "handshake-again": lambda: raw_socket().send(whole_frame(wire.Welcome(proof=b"", session="0" * 32))),
+    "unasked": lambda: reply(number=2),
+    "kind": lambda: raw_socket().send(whole_frame(wire.Call(number=1))),
     "sequence": lambda: raw_socket().send(whole_frame(sequence=7)),
     "replayed": lambda: raw_socket().send(whole_frame(sequence=0)),
     "no-descriptor": lambda: raw_socket().send(whole_frame(flags=Flag.ATTACHED)),
@@ -129,12 +161,41 @@ LIES: dict[str, Callable[[], object]] = {
 }
 
 
-def whole_frame(kind: int = m.KINDS[m.Reply], sequence: int = 1, flags: int = 0) -> bytes:
-    """A right frame as bytes: the second that this side sends, unless changed."""
-    payload = encode(m.Reply(number=1, value=m.write_value({"x": 1})))
+def whole_frame(
+    record: Record | bytes = wire.Reply(number=1),  # noqa: B008 - a constant
+    sequence: int = SPOKEN,
+    flags: int = 0,
+    channel: WireChannel | None = None,
+    kind: int = 0,
+) -> bytes:
+    """A right frame as bytes, the next that this side sends, unless changed."""
+    row = KINDS[wire.Reply if isinstance(record, bytes) else type(record)]
+    channel = row.channels[0] if channel is None else channel
+    raw = record if isinstance(record, bytes) else encode(record)
+    payload = join_payload(channel, raw) + encode(m.Answered(value=m.write_value({"x": 1}))) * row.content
     return encode_frame(
-        Frame(channel=WireChannel.CONTROL, kind=kind, stream=1, sequence=sequence, flags=Flag(flags), payload=payload)
+        Frame(channel=channel, kind=kind or row.kind, stream=1, sequence=sequence, flags=Flag(flags), payload=payload)
     )
+
+
+EARLY: dict[str, Callable[[], bytes]] = {
+    "garbage": lambda: b"HTTP/1.1 200 OK\r\n" * 20,
+    "reply": lambda: whole_frame(sequence=0),
+    "welcome": lambda: whole_frame(wire.Welcome(proof=b"", session="0" * 32), sequence=0),
+    "challenge-empty": lambda: whole_frame(
+        b"\x80", sequence=0, channel=WireChannel.CONTROL, kind=KINDS[wire.Challenge].kind
+    ),
+    "skipped": lambda: whole_frame(wire.Pong(number=1), sequence=1),
+    "no-reason": lambda: whole_frame(
+        msgspec.msgpack.encode({"phase": "handshake", "reasons": []}),
+        sequence=0,
+        channel=WireChannel.CONTROL,
+        kind=KINDS[wire.Refused].kind,
+    ),
+    "made-up": lambda: whole_frame(
+        wire.Refused(phase="handshake", reasons=(wire.Reason(id="zg/made/up", detail=""),)), sequence=0
+    ),
+}
 
 
 def flipped() -> bytes:

@@ -14,13 +14,15 @@ import msgspec
 from zeitgeist.core import effects as e
 from zeitgeist.core.calls import Calls
 from zeitgeist.core.errors import LocalProtocolError
-from zeitgeist.core.facts import HEARS, Draining, Listener, WorkersSettled
+from zeitgeist.core.facts import HEARS, Draining, Listener
 from zeitgeist.core.gate import WRONG_SEQUENCE, Admitted, Gate
 from zeitgeist.core.generate.machine import Runs
 from zeitgeist.core.ids import Digest, LinkId, NodeId, Ticket
 from zeitgeist.core.machine import Links, Machine
 from zeitgeist.core.outbox import Counters, Outbox
+from zeitgeist.core.session.machine import Sessions
 from zeitgeist.core.trace import MessageRefused
+from zeitgeist.core.transfer.machine import Transfers
 from zeitgeist.core.turns import Turns
 from zeitgeist.core.units import Instant
 from zeitgeist.core.wire.messages import Reason
@@ -29,9 +31,11 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """One worker. Made before its boot; `step` is all that a driver needs, `state_digest` all that a recorder does."""
+    """One worker, mutable and deterministic. sessions, transfers: how a boot becomes them (tests put others in)."""
 
-    def __init__(self, sessions: Callable[[e.Boot], Links], transfers: Callable[[e.Boot], Machine]) -> None:
+    def __init__(
+        self, sessions: Callable[[e.Boot], Links] = Sessions, transfers: Callable[[e.Boot], Machine] = Transfers
+    ) -> None:
         self.make_sessions, self.make_transfers = sessions, transfers
         self.counters = Counters()
         self.gate = Gate(("session", "transfer", "job", "call"))
@@ -76,7 +80,7 @@ class Worker:
         return Digest("blake3:" + blake3.blake3(msgspec.msgpack.encode((own, parts), order="sorted")).hexdigest())
 
     def boot(self, boot: e.Boot, now: Instant, out: Outbox) -> None:
-        """Make the machines. A worker has no workers to wait for: what it declares is settled from the start."""
+        """Make the machines; the sessions first, since the others rely on what they say."""
         self.booted = True
         self.sessions = self.make_sessions(boot)
         self.transfers = self.make_transfers(boot)
@@ -96,7 +100,6 @@ class Worker:
         }
         for machine in self.machines:
             machine.told(boot, now, out)
-        out.facts.append(WorkersSettled())
 
     def take(self, input: e.Input, now: Instant, out: Outbox) -> None:
         """Give input to its machine."""

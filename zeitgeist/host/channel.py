@@ -1,7 +1,8 @@
-"""Whole frames over a Unix socket, with a deadline, and at most one descriptor beside each.
+"""Whole frames over a worker's socket pair, with a deadline, and at most one descriptor beside each.
 
 Law: a header is checked before its payload is allocated, a payload before it is decoded. The socket never blocks on its
-own: every wait is a poll with a deadline, so that a stopped peer cannot hold us.
+own: every wait is a poll with a deadline, so that a stopped peer cannot hold us. What a frame means, and whether it is
+the next, is not known here.
 """
 
 import array
@@ -12,11 +13,11 @@ import socket
 import sys
 import time
 
+from zeitgeist.core.effects import Send
 from zeitgeist.core.errors import refuse
-from zeitgeist.core.formats.canonical import encode
 from zeitgeist.core.wire.frame import Channel as WireChannel
-from zeitgeist.core.wire.frame import Flag, Frame, FrameDecoder, encode_frame
-from zeitgeist.host import messages as m
+from zeitgeist.core.wire.frame import Flag, Frame, FrameDecoder, frame_header
+from zeitgeist.core.wire.payload import join_payload
 
 __all__ = ["Channel", "ChannelClosed", "ChannelTimeout"]
 
@@ -42,8 +43,8 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self.decoder = FrameDecoder()
-        self.sent = 0
-        self.received = 0
+        self.reading = select.poll()
+        self.reading.register(sock, select.POLLIN)
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
@@ -51,7 +52,11 @@ class Channel:
 
     def ready(self) -> bool:
         """True when a read would not wait."""
-        return self.wait(select.POLLIN, time.monotonic())
+        return bool(self.reading.poll(0))
+
+    def readable(self, deadline: float | None) -> bool:
+        """Wait until a read would not, at most until deadline; True when it would not."""
+        return self.wait(select.POLLIN, deadline)
 
     def wait(self, events: int, deadline: float | None) -> bool:
         poller = select.poll()
@@ -59,44 +64,53 @@ class Channel:
         wait_ms = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
         return bool(poller.poll(wait_ms))
 
-    def send(self, record: m.Call | m.Reply, fd: int | None = None, deadline: float | None = None) -> None:
-        """Send one record as a frame, with fd passed beside it. deadline: `time.monotonic` seconds, None for ever.
+    def send(
+        self,
+        send: Send,
+        content: bytes | memoryview = b"",
+        fd: int | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Put a frame of the core on the socket, with content after its record and fd beside its first byte.
 
-        Errors: `zg/wire/frame-too-large` before a byte is sent, `ChannelClosed`, `ChannelTimeout`.
+        deadline: `time.monotonic` seconds, None for ever. Errors: `zg/wire/frame-too-large` before a byte is sent,
+        `ChannelClosed`, `ChannelTimeout`.
         """
+        channel = WireChannel(send.channel)
+        payload = b"".join((join_payload(channel, send.record), content))
         frame = Frame(
-            channel=WireChannel.CONTROL,
-            kind=m.KINDS[type(record)],
-            stream=record.number,
-            sequence=self.sent,
-            flags=Flag(0) if fd is None else Flag.ATTACHED,
-            payload=encode(record),
+            channel=channel,
+            kind=send.kind,
+            stream=send.stream,
+            sequence=send.sequence,
+            flags=Flag(send.flags if fd is None else send.flags | Flag.ATTACHED),
+            payload=payload,
         )
-        data = memoryview(encode_frame(frame))
-        self.sent += 1
+        self.send_bytes(frame_header(frame) + payload, fd, deadline)
+
+    def send_bytes(self, data: bytes, fd: int | None, deadline: float | None) -> None:
+        view = memoryview(data)
         control = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        while data:
+        while view:
             try:
-                count = self.sock.sendmsg([data], control, NO_SIGNAL)
+                count = self.sock.sendmsg([view], control, NO_SIGNAL)
             except BlockingIOError:
                 if not self.wait(select.POLLOUT, deadline):
                     raise ChannelTimeout("sending") from None
             except GONE as error:
                 raise ChannelClosed("sending") from error
             else:
-                data, control = data[count:], []
+                view, control = view[count:], []
 
     def receive(self, deadline: float | None = None) -> tuple[Frame, int | None]:
         """(frame, descriptor or None): the next frame; its header was checked before its payload was allocated.
 
-        Errors: `zg/wire/…` of the decoder, `zg/wire/bad-header` for a sequence that is not the next or descriptors that
-        are not announced; `ChannelClosed`, `ChannelTimeout`.
+        Errors: `zg/wire/…` of the decoder, `zg/wire/bad-header` for descriptors that are not announced;
+        `ChannelClosed`, `ChannelTimeout`.
         """
         fds: list[int] = []
         try:
             frame = self.next_frame(deadline, fds)
-            if frame.sequence != self.received:
-                raise refuse("zg/wire/bad-header", "sequence", frame.sequence, self.received)
             if len(fds) != bool(frame.flags & Flag.ATTACHED):
                 raise refuse(
                     "zg/wire/bad-header", "flags", f"{len(fds)} descriptors with flags {frame.flags}", "as many"
@@ -105,7 +119,6 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             raise
-        self.received += 1
         return frame, fds[0] if fds else None
 
     def next_frame(self, deadline: float | None, fds: list[int]) -> Frame:

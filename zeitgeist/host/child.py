@@ -24,7 +24,6 @@ from pathlib import Path
 
 import zeitgeist
 from zeitgeist.core.errors import ZeitgeistError
-from zeitgeist.host.channel import Channel
 
 __all__ = ["OUTPUT_BYTES_MAX", "Child", "WorkerSpec", "environment", "start_child", "sweep"]
 
@@ -56,6 +55,7 @@ class WorkerSpec:
 
     python: the interpreter, which may be of another environment; python_path: folders searched before its own;
     threads: of the engine's arithmetic libraries; address_bytes_max: limit of address space, 0 for none.
+    name, cluster: as whom and where the worker speaks; model: what it loads before it speaks, "" for nothing.
     """
 
     backend: str
@@ -68,6 +68,9 @@ class WorkerSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
     address_bytes_max: int = 0
+    name: str = "worker"
+    cluster: str = "local"
+    model: str = ""
 
 
 def environment(spec: WorkerSpec, folder: str) -> dict[str, str]:
@@ -170,13 +173,20 @@ class Tail(threading.Thread):
 
 
 class Child:
-    """The process, its socket, its output, its folder."""
+    """The process, our end of its socket, its output, its folder. ready: it is about to speak, or has ended."""
 
     def __init__(
-        self, spec: WorkerSpec, process: subprocess.Popen[bytes], channel: Channel, tail: Tail, folder: str
+        self,
+        spec: WorkerSpec,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        tail: Tail,
+        folder: str,
+        ready: int,
     ) -> None:
-        self.spec, self.process, self.channel, self.tail, self.folder = spec, process, channel, tail, folder
-        self.finalizer = weakref.finalize(self, clean, process, channel, tail, folder)
+        self.spec, self.process, self.sock, self.tail, self.folder = spec, process, sock, tail, folder
+        self.ready = ready
+        self.finalizer = weakref.finalize(self, clean, process, sock, tail, folder, ready)
 
     @property
     def pid(self) -> int:
@@ -190,6 +200,10 @@ class Child:
     def wait(self, timeout_s: float) -> bool:
         """True when the process ended within timeout_s."""
         return wait(self.process, timeout_s)
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """True when its engine is made and its model loaded, or it ended, within timeout_s."""
+        return select_one(self.ready, timeout_s)
 
     def output(self) -> str:
         """The end of what it printed, stdout and stderr together. Complete once the process has ended."""
@@ -218,9 +232,10 @@ class Child:
         self.finalizer()
 
 
-def clean(process: subprocess.Popen[bytes], channel: Channel, tail: Tail, folder: str) -> None:
+def clean(process: subprocess.Popen[bytes], sock: socket.socket, tail: Tail, folder: str, ready: int) -> None:
     kill(process)
-    channel.close()
+    sock.close()
+    os.close(ready)
     tail.join(1.0)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -248,10 +263,10 @@ def wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     return True
 
 
-def select_one(fd: int, timeout_s: float) -> None:
+def select_one(fd: int, timeout_s: float) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    poller.poll(timeout_s * 1000)
+    return bool(poller.poll(timeout_s * 1000))
 
 
 def start_child(spec: WorkerSpec) -> Child:
@@ -260,34 +275,17 @@ def start_child(spec: WorkerSpec) -> Child:
     folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     read_end, write_end = os.pipe()
-    options = [word for name, value in sorted(spec.options.items()) for word in ("--option", f"{name}={value}")]
-    command = [
-        spec.python,
-        "-P",
-        "-m",
-        "zeitgeist.host.worker_main",
-        "--fd",
-        str(theirs.fileno()),
-        "--parent",
-        str(os.getpid()),
-        "--backend",
-        spec.backend,
-        "--service",
-        spec.service,
-        "--address-bytes-max",
-        str(spec.address_bytes_max),
-        *options,
-    ]
+    ready_end, saying_end = os.pipe()
 
     def make() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command,
+            command_of(spec, theirs.fileno(), saying_end),
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,
             cwd=folder,
             env=environment(spec, folder),
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), saying_end),
             start_new_session=True,
         )
 
@@ -296,9 +294,29 @@ def start_child(spec: WorkerSpec) -> Child:
     except OSError as error:
         ours.close()
         os.close(read_end)
+        os.close(ready_end)
         shutil.rmtree(folder, ignore_errors=True)
         raise ZeitgeistError("zg/worker/start", f"{spec.python}: {error}", spec.backend) from error
     finally:
         theirs.close()
         os.close(write_end)
-    return Child(spec, process, Channel(ours), Tail(read_end), folder)
+        os.close(saying_end)
+    return Child(spec, process, ours, Tail(read_end), folder, ready_end)
+
+
+def command_of(spec: WorkerSpec, fd: int, ready: int) -> list[str]:
+    """The child's command line. fd: its end of the socket; ready: where it says that it is about to speak."""
+    words = {
+        "fd": str(fd),
+        "ready": str(ready),
+        "parent": str(os.getpid()),
+        "name": spec.name,
+        "cluster": spec.cluster,
+        "backend": spec.backend,
+        "service": spec.service,
+        "model": spec.model,
+        "address-bytes-max": str(spec.address_bytes_max),
+    }
+    options = [f"--option={name}={value}" for name, value in sorted(spec.options.items())]
+    flags = [word for name, value in words.items() for word in (f"--{name}", value)]
+    return [spec.python, "-P", "-m", "zeitgeist.host.worker_main", *flags, *options]

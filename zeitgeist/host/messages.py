@@ -1,24 +1,23 @@
-"""What a parent and its worker say to one another: one record a request, one reply, at most one array beside each.
+"""What a parent asks its worker's engine and what it answers: the content beside `Call`, `Reply` and `Token` records.
 
-Law: a request names everything it needs, a reply carries the number of its call. Unknown methods and unknown fields do
-not decode. Arrays of at most `INLINE_BYTES_MAX` bytes travel inside the frame, larger ones as shared memory
-(`host/memory.py`). Payloads are canonical MessagePack; no pickle (I12).
+Law: a request names everything it needs. Unknown methods and unknown fields do not decode. Arrays of at most
+`INLINE_BYTES_MAX` bytes travel inside the content, larger ones as shared memory (`host/memory.py`). Everything is
+canonical MessagePack; no pickle (I12). Numbers, order and refusals are the records' business (`core/wire/messages.py`).
 """
 
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from zeitgeist.core.errors import RemoteProtocolError, refuse
-from zeitgeist.core.formats.canonical import Record, encode
-from zeitgeist.core.wire.frame import Frame
+from zeitgeist.core.errors import RemoteProtocolError, ZeitgeistError
+from zeitgeist.core.formats.canonical import Record, decode
+from zeitgeist.core.ids import Real
 from zeitgeist.sampling import GREEDY, SamplingParams
 
 __all__ = [
-    "KINDS",
+    "Answered",
     "Array",
-    "Call",
-    "Cancel",
+    "Asked",
     "CloseSession",
     "Decode",
     "Describe",
@@ -36,16 +35,15 @@ __all__ = [
     "Open",
     "Prefill",
     "Probe",
-    "Refusal",
-    "Reply",
     "Request",
     "Serves",
     "SessionInfo",
     "Shutdown",
+    "TokenContent",
     "Tokenize",
     "Truncate",
-    "read_call",
-    "read_reply",
+    "read_answered",
+    "read_asked",
     "read_value",
     "write_value",
 ]
@@ -187,12 +185,6 @@ class Probe(Record, frozen=True, kw_only=True, tag="probe"):
     capability: str
 
 
-class Cancel(Record, frozen=True, kw_only=True, tag="cancel"):
-    """Stop call number at the next chunk. Has no reply of its own."""
-
-    call: int
-
-
 class Shutdown(Record, frozen=True, kw_only=True, tag="shutdown"):
     """Free the engine and leave. Answer: None."""
 
@@ -216,7 +208,6 @@ Request = (
     | Generate
     | Metrics
     | Probe
-    | Cancel
     | Shutdown
 )
 
@@ -244,57 +235,48 @@ class Imported(Record, frozen=True, kw_only=True):
     report: str
 
 
-class Refusal(Record, frozen=True, kw_only=True):
-    """An error as values: a row id of the registry, what was got and wanted, the field."""
+class TokenContent(Record, frozen=True, kw_only=True):
+    """The content beside a `Token` record: id, the bytes it stands for, natural log of its probability under the raw
+    logits, and (id, log probability) of the alternatives asked for, best first. It is digested, so reals are texts."""
 
-    id: str
-    detail: str
-    field: str
+    id: int
+    data: bytes
+    logprob: Real
+    top: tuple[tuple[int, Real], ...] = ()
 
 
-class Call(Record, frozen=True, kw_only=True):
-    """Parent to worker. Numbers grow from 1."""
+class Asked(Record, frozen=True, kw_only=True):
+    """The content beside a `Call`."""
 
-    number: int
     request: Request
     array: Array | None = None
 
 
-class Reply(Record, frozen=True, kw_only=True):
-    """Worker to parent. value: MessagePack of the answer, or a refusal. Number 0 says that the worker is ready."""
+class Answered(Record, frozen=True, kw_only=True):
+    """The content beside a `Reply`. value: MessagePack of the answer."""
 
-    number: int
     value: bytes = b"\xc0"
-    refusal: Refusal | None = None
     array: Array | None = None
 
-
-KINDS: dict[type, int] = {Call: 0x0101, Reply: 0x0102}
-"""Frame kinds between a node and its worker; 0x01.. is theirs, other kinds never cross this socket."""
 
 T = TypeVar("T", bound=Record)
 
 
-def read_call(frame: Frame) -> Call:
-    """Decode a call, refused (`zg/worker/bad-request`) when it is not canonical or its method is unknown."""
-    return read(frame, Call, "zg/worker/bad-request")
+def read_asked(content: bytes | memoryview) -> Asked:
+    """Decode a request, refused (`zg/worker/bad-request`) when it is not canonical or its method is unknown."""
+    return read(content, Asked, "zg/worker/bad-request")
 
 
-def read_reply(frame: Frame) -> Reply:
-    """Decode a reply, refused (`zg/worker/lied`) when it is not one."""
-    return read(frame, Reply, "zg/worker/lied")
+def read_answered(content: bytes | memoryview) -> Answered:
+    """Decode an answer, refused (`zg/worker/lied`) when it is not one."""
+    return read(content, Answered, "zg/worker/lied")
 
 
-def read(frame: Frame, kind: type[T], error: str) -> T:
-    if frame.kind != KINDS[kind]:
-        raise refuse(error, "kind", frame.kind, f"{KINDS[kind]}, a {kind.__name__.lower()}")
+def read(content: bytes | memoryview, kind: type[T], error: str) -> T:
     try:
-        record = msgspec.msgpack.decode(frame.payload, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as reason:
-        raise RemoteProtocolError(error, str(reason), kind.__name__) from reason
-    if encode(record) != frame.payload:
-        raise RemoteProtocolError(error, "does not re-encode to its bytes", kind.__name__)
-    return record
+        return decode(content, kind)
+    except ZeitgeistError as refused:
+        raise RemoteProtocolError(error, refused.detail, refused.field) from refused
 
 
 def write_value(value: Any) -> bytes:

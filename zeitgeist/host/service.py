@@ -8,7 +8,7 @@ an exported cache carries its identity; the adapter knows its engine and nothing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,10 +19,12 @@ from zeitgeist.core.descriptors.backend import CAPABILITIES, BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelConfig, ModelDescriptor
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
 from zeitgeist.host import messages as m
-from zeitgeist.host.generation import generate
+from zeitgeist.host.generation import Generations, generate
 from zeitgeist.models import bundle as bundles
 
 __all__ = ["Answer", "Held", "Service"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,7 +48,10 @@ def never() -> bool:
 
 
 class Service:
-    """The requests of one parent on one backend. Single-threaded; not re-entrant."""
+    """The requests of one parent on one backend. Single-threaded; not re-entrant.
+
+    generations: the sequences of jobs; ended: it was shut down.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -54,13 +59,19 @@ class Service:
         self.model: ModelDescriptor | None = None
         self.held: dict[int, Held] = {}
         self.opened = 0
+        self.generations = Generations(self)
+        self.ended = False
 
     def answer(
         self, request: m.Request, array: NDArray[Any] | None = None, cancelled: Callable[[], bool] = never
     ) -> Answer:
         """Do request; array is the one beside the call. Errors of the engine come out as `ZeitgeistError`."""
+        return self.mapped(lambda: self.dispatch(request, array, cancelled))
+
+    def mapped(self, do: Callable[[], T]) -> T:
+        """What do gives; an error of the engine in the words of `map_error`."""
         try:
-            return self.dispatch(request, array, cancelled)
+            return do()
         except ZeitgeistError:
             raise
         except Exception as error:
@@ -87,8 +98,6 @@ class Service:
                 return Answer(self.generate(request, cancelled))
             case m.Shutdown():
                 return Answer(self.shutdown())
-            case m.Cancel():
-                raise bad_argument("call", request.call, "the number of the call in progress")
             case _:
                 return self.dispatch_session(request, array, cancelled)
 
@@ -256,9 +265,25 @@ class Service:
             if not 0 <= id < vocab:
                 raise bad_argument(f"ids[{index}]", id, f"0 to {vocab - 1}")
 
+    def check_stop_ids(self, ids: Sequence[int]) -> None:
+        """Every id that ends a text is in the vocabulary."""
+        vocab = self.config.vocab_size
+        for index, id in enumerate(ids):
+            if not 0 <= id < vocab:
+                raise bad_argument(f"stop_ids[{index}]", id, f"0 to {vocab - 1}")
+
+    def bytes_of(self, id: int) -> bytes:
+        """What a token stands for; nothing when the engine claims no tokenizer."""
+        return self.detokenize([id]) if "tokenize" in self.describe().capabilities else b""
+
+    @property
+    def room(self) -> int:
+        """Positions that a session may hold: what the model and the engine both allow."""
+        return min(self.describe().context_max or self.config.context_length, self.config.context_length)
+
     def check_room(self, held: Held, count: int) -> None:
         """count more positions fit into the context."""
-        room = min(self.describe().context_max or self.config.context_length, self.config.context_length)
+        room = self.room
         if count < 1:
             raise bad_argument("ids", "no tokens", "at least one")
         if held.session.position_count + count > room:
@@ -378,6 +403,7 @@ class Service:
         for number in sorted(self.held):
             self.close(number)
         self.backend.shutdown()
+        self.ended = True
 
 
 def remember(held: Held, ids: Sequence[int] | None) -> None:

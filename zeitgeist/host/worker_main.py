@@ -1,8 +1,9 @@
 """The worker process: `python -m zeitgeist.host.worker_main --fd N --backend NAME[:variant] --option k=v …`.
 
-Law: started by `host/workers.py` with a socket and a private temporary folder that is its TMPDIR already; it leaves
-when the socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. One thread;
-between two prefill chunks the socket is looked at for a cancel.
+Law: started by `host/child.py` with a socket and a private temporary folder that is its TMPDIR already; it leaves when
+the socket closes, and on Linux the kernel kills it when its parent dies, even inside an engine. It is a driver: what is
+said and what is computed next is `core/worker.py`'s decision. One thread; between two prefill chunks, and between two
+computes, the socket is looked at.
 """
 
 import argparse
@@ -15,31 +16,65 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from zeitgeist.backends.registry import create
-from zeitgeist.core.errors import DETAIL_CHARACTERS_MAX, FIELD_CHARACTERS_MAX, ZeitgeistError, bounded
+from zeitgeist.core.descriptors.link import LinkFacts
+from zeitgeist.core.descriptors.node import ModelOffer, NodeConfig, Role
+from zeitgeist.core.descriptors.trust import AuthConfig
+from zeitgeist.core.effects import (
+    Boot,
+    CallDone,
+    Compute,
+    Effects,
+    Expect,
+    FrameArrived,
+    FrameRefused,
+    Input,
+    Interrupt,
+    LinkDown,
+    LinkUp,
+    Release,
+    Send,
+    TimerFired,
+)
+from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.formats.canonical import encode
+from zeitgeist.core.ids import LinkId, NodeId, Ticket
+from zeitgeist.core.units import Instant
+from zeitgeist.core.wire.frame import BULK, Flag, Frame
+from zeitgeist.core.wire.messages import Refused
+from zeitgeist.core.wire.payload import split_payload
+from zeitgeist.core.wire.registry import CHUNK_KIND, KINDS
+from zeitgeist.core.worker import Worker
+from zeitgeist.core_source import core_digest
 from zeitgeist.host.channel import Channel, ChannelClosed
-from zeitgeist.host.memory import pack_array, unpack_array
-from zeitgeist.host.messages import Call, Cancel, Refusal, Reply, Shutdown, read_call, write_value
-from zeitgeist.host.service import Answer, Service
+from zeitgeist.host.clock import Clock
+from zeitgeist.host.engine import Engine, reason_of
+from zeitgeist.host.service import Service
 
-__all__ = ["main"]
+__all__ = ["Driver", "main"]
 
 PR_SET_PDEATHSIG = 1
 FILES_MAX = 4096
+LINK = LinkId(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one parent until it says shutdown or goes away. Exit code 0, or 1 when the backend could not be made."""
     parser = argparse.ArgumentParser(prog="zeitgeist.host.worker_main", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--ready", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--cluster", required=True)
     parser.add_argument("--backend", required=True)
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--service", default="")
+    parser.add_argument("--model", default="")
     parser.add_argument("--address-bytes-max", type=int, default=0)
     chosen = parser.parse_args(arguments)
     die_with_parent(chosen.parent)
@@ -47,12 +82,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=chosen.fd))
     try:
-        options = dict(option.split("=", 1) for option in chosen.option)
-        return Worker(channel, chosen.backend, options, chosen.service).run()
+        return serve(channel, chosen)
     except (ChannelClosed, BrokenPipeError, ConnectionResetError):
         return 0
     finally:
         remove_private_folder()
+
+
+def serve(channel: Channel, chosen: argparse.Namespace) -> int:
+    """Make the engine, load the model that it is to hold, then speak. What cannot be made is refused in words."""
+    options = dict(option.split("=", 1) for option in chosen.option)
+    try:
+        service = service_class(chosen.service)(create(chosen.backend, options))
+        if chosen.model:
+            service.load(Path(chosen.model))
+    except ZeitgeistError as error:
+        os.close(chosen.ready)
+        refuse_all(channel, error)
+        return 1
+    os.close(chosen.ready)
+    return Driver(channel, service, boot_of(service, chosen.name, chosen.cluster)).run()
+
+
+def refuse_all(channel: Channel, error: ZeitgeistError) -> None:
+    """There is no core to speak for us: one frame that every handshake hears."""
+    refused, row = Refused(phase="handshake", reasons=(reason_of(error),)), KINDS[Refused]
+    channel.send(
+        Send(link=LINK, channel=int(row.channels[0]), kind=row.kind, stream=0, sequence=0, record=encode(refused))
+    )
+
+
+def boot_of(service: Service, name: str, cluster: str) -> Boot:
+    """What this process is. A worker that holds a model executes jobs and declares its engine. One that holds none
+    offers nothing: its parent asks the engine by calls, whatever that claims of itself, sense or nonsense."""
+    model = service.model
+    backends = () if model is None else (service.describe(),)
+    models = () if model is None else (ModelOffer(backend=name, descriptor=model),)
+    roles: tuple[Role, ...] = ("client",) if model is None else ("executor",)
+    config = NodeConfig(
+        node=NodeId(name),
+        cluster=cluster,
+        roles=roles,
+        auth=AuthConfig(modes=("none",), local_trust=("trusted_executor",)),
+        transfer_bytes_max=0,  # nothing in a worker takes a tensor: a cache comes beside a call
+    )
+    return Boot(
+        core=core_digest(), config=config, epoch=time.time_ns(), seed=os.urandom(32), backends=backends, models=models
+    )
 
 
 def die_with_parent(parent: int) -> None:
@@ -83,77 +159,126 @@ def remove_private_folder() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Worker:
-    """The loop: read a call, answer it. `early` holds calls that arrived while the engine ran."""
+class Driver:
+    """The loop around the core: frames in, effects out, computes one at a time."""
 
-    def __init__(self, channel: Channel, backend: str, options: Mapping[str, str], service: str) -> None:
+    def __init__(self, channel: Channel, service: Service, boot: Boot) -> None:
         self.channel = channel
-        self.backend = backend
-        self.options = options
         self.service = service
-        self.early: deque[tuple[Call, int | None]] = deque()
-        self.cancelled: set[int] = set()
+        self.engine = Engine(service)
+        self.core = Worker()
+        self.clock = Clock()
+        self.wanted: deque[Compute] = deque()
+        self.interrupted = Ticket(0)
+        self.wake_at: Instant | None = None
+        self.over = False
+        self.tell(boot)
+        facts = LinkFacts(transport="process", inbound=True, loopback=True, address=f"worker:{boot.config.node}")
+        self.tell(LinkUp(link=LINK, lane="local", facts=facts))
 
     def run(self) -> int:
-        """Make the backend, say ready, serve."""
+        """Until the link ends or the engine was shut down."""
         try:
-            service = service_class(self.service)(create(self.backend, self.options))
-            ready = Reply(number=0, value=write_value(service.describe()))
-        except ZeitgeistError as error:
-            self.channel.send(Reply(number=0, refusal=refusal(error)))
-            return 1
-        self.channel.send(ready)
-        while True:
-            read = self.early.popleft() if self.early else self.read()
-            if read is None or isinstance(read[0].request, Cancel):
-                continue
-            self.serve(service, *read)
-            if isinstance(read[0].request, Shutdown):
-                return 0
+            while not self.over:
+                self.look()
+                if self.wanted:
+                    self.compute(self.wanted.popleft())
+                elif not self.over:
+                    self.wait()
+        except (ChannelClosed, BrokenPipeError, ConnectionResetError):
+            self.tell(LinkDown(link=LINK, reason="the parent closed its socket"))
+        return 0
 
-    def read(self) -> tuple[Call, int | None] | None:
-        """The next call; None for one that cannot be read, which was refused. A broken frame ends the worker."""
-        frame, fd = self.channel.receive()
-        try:
-            return read_call(frame), fd
-        except ZeitgeistError as error:
-            if fd is not None:
-                os.close(fd)
-            self.channel.send(Reply(number=frame.stream, refusal=refusal(error)))
-            return None
+    # ---- the door
 
-    def serve(self, service: Service, call: Call, fd: int | None) -> None:
+    def tell(self, input: Input) -> None:
+        """One input, its effects: every step of this process passes here."""
+        self.honour(self.core.step(input, self.clock.now()))
+
+    def honour(self, effects: Effects) -> None:
+        """Do what the step wants, in order; what it lets go it may still send."""
+        for op in effects.payloads:
+            if isinstance(op, Expect):
+                self.engine.payloads.expect(op)
+        for send in effects.send:
+            assert isinstance(send, Send), "nothing in a worker sends a tensor: a cache leaves beside a reply"
+            self.channel.send(send, *self.engine.get(send.content))
+        for op in effects.payloads:
+            if isinstance(op, Release):
+                self.engine.release(op)
+        self.over = self.over or bool(effects.close)
+        for call in effects.calls:
+            if isinstance(call, Interrupt):
+                self.interrupted = call.ticket
+            else:
+                assert isinstance(call, Compute), f"mode none needs no {type(call).__name__}"
+                self.wanted.append(call)
+        self.wake_at = effects.wake_at
+
+    # ---- the engine
+
+    def compute(self, call: Compute) -> None:
+        """Carry it out; its answer is the next input."""
+        computed = self.engine.compute(call, lambda: self.is_interrupted(call.ticket))
+        self.tell(CallDone(ticket=call.ticket, result=computed))
+        self.over = self.over or self.service.ended
+
+    def is_interrupted(self, ticket: Ticket) -> bool:
+        """Asked between two chunks: what arrived meanwhile goes to the core, which may want the compute stopped."""
+        self.look()
+        return self.over or self.interrupted == ticket
+
+    # ---- the socket
+
+    def look(self) -> None:
+        """Take what is there, without waiting; ring when it is time."""
+        while not self.over and self.channel.ready():
+            self.read()
+        if self.wake_at is not None and self.wake_at <= self.clock.now():
+            self.tell(TimerFired())
+
+    def wait(self) -> None:
+        """For a frame, or for the time to ring."""
+        due = None if self.wake_at is None else time.monotonic() + self.clock.seconds_until(self.wake_at)
+        if self.channel.readable(due):
+            self.read()
+
+    def read(self) -> None:
+        """One frame to the core. After bytes that are no frames nothing more can be read: the core ends the link."""
         try:
-            array = None if call.array is None else unpack_array(call.array, fd)
-            answer = service.answer(call.request, array, lambda: self.is_cancelled(call.number))
+            frame, fd = self.channel.receive()
         except ZeitgeistError as error:
-            self.channel.send(Reply(number=call.number, refusal=refusal(error)))
+            self.tell(FrameRefused(link=LINK, reason=reason_of(error)))
+            self.over = True
             return
-        finally:
-            self.cancelled.clear()
-            if fd is not None:
-                os.close(fd)
-        self.reply(call.number, answer)
+        self.arrived(frame, fd)
 
-    def reply(self, number: int, answer: Answer) -> None:
-        record, fd = (None, None) if answer.array is None else pack_array(answer.array)
+    def arrived(self, frame: Frame, fd: int | None) -> None:
+        """The record as it came, the content in the engine's hands; of a chunk the verdict."""
+        if frame.kind == CHUNK_KIND and frame.channel in BULK:
+            self.tell(self.engine.payloads.arrived(LINK, frame))
+            return
         try:
-            self.channel.send(Reply(number=number, value=write_value(answer.value), array=record), fd)
+            record, content = split_payload(frame.channel, frame.payload)
+            held = self.engine.put(content, fd) if content.nbytes or fd is not None else None
         except ZeitgeistError as error:
-            self.channel.send(Reply(number=number, refusal=refusal(error)))
-        finally:
             if fd is not None:
                 os.close(fd)
-
-    def is_cancelled(self, number: int) -> bool:
-        """Look at the socket without waiting; other calls that arrive are kept for later."""
-        while self.channel.ready():
-            read = self.read()
-            if read is not None and isinstance(read[0].request, Cancel):
-                self.cancelled.add(read[0].request.call)
-            elif read is not None:
-                self.early.append(read)
-        return number in self.cancelled
+            self.tell(FrameRefused(link=LINK, reason=reason_of(error)))
+            self.over = True
+            return
+        self.tell(
+            FrameArrived(
+                link=LINK,
+                channel=int(frame.channel),
+                kind=frame.kind,
+                flags=int(frame.flags & ~Flag.ATTACHED),
+                stream=frame.stream,
+                sequence=frame.sequence,
+                record=bytes(record),
+                content=held,
+            )
+        )
 
 
 def service_class(name: str) -> type[Service]:
@@ -162,15 +287,6 @@ def service_class(name: str) -> type[Service]:
         return Service
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def refusal(error: ZeitgeistError) -> Refusal:
-    """Bounded once more at the door: an error whose texts were changed after it was made must not end the worker."""
-    return Refusal(
-        id=error.id,
-        detail=bounded(error.detail, DETAIL_CHARACTERS_MAX),
-        field=bounded(error.field, FIELD_CHARACTERS_MAX),
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, ask it, notice its death, its silence and its lies, leave nothing behind.
+"""The parent's side of a worker, for a program without a node: start it, ask it, leave nothing behind (I13).
 
 Law: every call has a deadline. A worker that dies gives `WorkerCrashed` with the signal and the end of its output,
 one that does not answer is killed and gives `WorkerTimeout`, one that sends what is no answer is killed and gives
@@ -8,10 +8,10 @@ one that does not answer is killed and gives `WorkerTimeout`, one that sends wha
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 
 from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.model import ModelDescriptor
-from zeitgeist.core.errors import REGISTRY, LocalProtocolError, RemoteProtocolError, ZeitgeistError
-from zeitgeist.core.ids import ErrorId
+from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
+from zeitgeist.core.formats.canonical import encode
 from zeitgeist.host import messages as m
-from zeitgeist.host.channel import ChannelClosed, ChannelTimeout
-from zeitgeist.host.child import Child, WorkerSpec, start_child
+from zeitgeist.host.channel import Channel, ChannelClosed, ChannelTimeout
+from zeitgeist.host.child import Child, WorkerSpec
+from zeitgeist.host.launch import start_worker_process
+from zeitgeist.host.local_port import Lie, LocalPort, rebuilt
 from zeitgeist.host.memory import pack_array, unpack_array
 from zeitgeist.sampling import GREEDY, SamplingParams
 
 __all__ = ["Pending", "Worker", "WorkerCrashed", "WorkerFailed", "WorkerLied", "WorkerSpec", "WorkerTimeout"]
 
 F32 = NDArray[np.float32]
+T = TypeVar("T")
 SHUTDOWN_S = 30.0
 """Freeing a loaded torch model takes 0.3 s here; later than this the worker is killed."""
 
@@ -65,7 +68,7 @@ class Pending:
 
     def cancel(self) -> None:
         """Ask the worker to stop at the next chunk; `result` raises `zg/backend/cancelled` if it was in time."""
-        self.worker.send(m.Call(number=0, request=m.Cancel(call=self.number)), None, self.deadline)
+        self.worker.sending(lambda port: port.cancel(self.number, self.deadline))
 
     def result(self) -> tuple[Any, NDArray[Any] | None]:
         """(value, array). Raises what the worker refused, or `WorkerFailed`."""
@@ -78,6 +81,7 @@ class Worker:
     def __init__(self, child: Child) -> None:
         self.child = child
         self.spec = child.spec
+        self.port = LocalPort(Channel(child.sock), self.spec.cluster, self.spec.start_timeout_s)
         self.calls = threading.RLock()
         self.sends = threading.Lock()
         self.count = 0
@@ -86,15 +90,14 @@ class Worker:
 
     @classmethod
     def start(cls, spec: WorkerSpec) -> Self:
-        """Start the process and wait until its backend is made.
+        """Start the process, wait until its backend is made, negotiate.
 
         Errors: what the factory refused (`zg/backend/not-installed` names the extra …), `WorkerFailed`.
         """
-        worker = cls(start_child(spec))
         deadline = time.monotonic() + spec.start_timeout_s
-        worker.pending = Pending(worker, 0, BackendDescriptor, deadline)
+        worker = cls(start_worker_process(spec)[0])
         try:
-            worker.take(worker.pending)
+            worker.classified(lambda: worker.port.shake(deadline))
         except BaseException:
             worker.discard()
             raise
@@ -122,17 +125,19 @@ class Worker:
         pending = Pending(self, self.count, kind, deadline)
         record, fd = (None, None) if array is None else pack_array(array)
         try:
-            self.send(m.Call(number=self.count, request=request, array=record), fd, deadline)
+            content = encode(m.Asked(request=request, array=record))
+            self.sending(lambda port: port.call(pending.number, content, fd, deadline))
         finally:
             if fd is not None:
                 os.close(fd)
         self.pending = pending
         return pending
 
-    def send(self, call: m.Call, fd: int | None, deadline: float) -> None:
+    def sending(self, send: Callable[[LocalPort], None]) -> None:
+        """Say something; two threads take turns."""
         try:
             with self.sends:
-                self.child.channel.send(call, fd, deadline)
+                send(self.port)
         except ChannelTimeout:
             raise self.fail(
                 WorkerTimeout, "zg/worker/timeout", "did not read its call in time and was killed"
@@ -147,35 +152,38 @@ class Worker:
         if self.pending is not pending:
             raise LocalProtocolError("zg/worker/busy", "this call's result was taken before", self.spec.backend)
         try:
-            return self.receive(pending)
+            return self.classified(lambda: self.receive(pending))
+        finally:
+            self.pending = None
+
+    def classified(self, do: Callable[[], T]) -> T:
+        """What do gives. Death, silence and lies of the worker are told apart, and end it."""
+        try:
+            return do()
         except ChannelTimeout:
             raise self.fail(WorkerTimeout, "zg/worker/timeout", "did not answer in time and was killed") from None
         except ChannelClosed:
             raise self.crashed() from None
         except Lie as lie:
             raise self.fail(WorkerLied, "zg/worker/lied", f"sent {lie}") from lie
-        finally:
-            self.pending = None
 
     def receive(self, pending: Pending) -> tuple[Any, NDArray[Any] | None]:
+        reply, content, fd = self.port.reply(pending.deadline)
         try:
-            frame, fd = self.child.channel.receive(pending.deadline)
-        except RemoteProtocolError as error:
-            raise Lie(str(error)) from error
-        try:
-            reply = m.read_reply(frame)
             if reply.number != pending.number:
                 raise Lie(f"the reply of call {reply.number} to call {pending.number}")
-            array = None if reply.array is None else unpack_array(reply.array, fd)
-            value = None if reply.refusal else m.read_value(reply.value, pending.kind)
+            if reply.refusal is not None:
+                raise rebuilt(reply.refusal)
+            answered = m.read_answered(content)
+            array = None if answered.array is None else unpack_array(answered.array, fd)
+            return m.read_value(answered.value, pending.kind), array
         except RemoteProtocolError as error:
+            if reply.refusal is not None:
+                raise
             raise Lie(str(error)) from error
         finally:
             if fd is not None:
                 os.close(fd)
-        if reply.refusal is not None:
-            raise rebuilt(reply.refusal)
-        return value, array
 
     def ask(self, request: m.Request, kind: Any = None, array: Any = None) -> tuple[Any, NDArray[Any] | None]:
         """begin and result."""
@@ -339,16 +347,3 @@ def check_text(field: str, text: str) -> None:
     except UnicodeEncodeError as error:
         detail = f"got {text[error.start : error.start + 1]!r} at {error.start}, wanted text that UTF-8 can hold"
         raise LocalProtocolError("zg/backend/bad-argument", detail, field) from error
-
-
-class Lie(Exception):
-    """What the worker sent instead of an answer."""
-
-
-def rebuilt(refusal: m.Refusal) -> ZeitgeistError:
-    """The child's error, of the class its row says; an id that the registry lacks is a lie."""
-    spec = REGISTRY.get(ErrorId(refusal.id))
-    if spec is None:
-        raise Lie(f"an error id that does not exist: {refusal.id[:80]}")
-    kinds = {"peer": RemoteProtocolError, "caller": LocalProtocolError}
-    return kinds.get(spec.fault, ZeitgeistError)(refusal.id, refusal.detail, refusal.field)
