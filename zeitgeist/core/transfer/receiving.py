@@ -126,6 +126,7 @@ class Receiving:
             return
         expect = Expect(handle=transfer.handle, link=session.bulk, stream=transfer.number, envelope=transfer.envelope)
         out.payloads.append(expect)
+        transfer.expected = True
         self.desk.move(transfer, "bulk_up", out)
         transfer.asked_at = transfer.moved_at = now
         transfer.stalls = 0
@@ -307,7 +308,7 @@ class Receiving:
         del self.all[transfer.serial], self.handles[transfer.handle]
         del self.keys[key_of(transfer.peer, transfer.envelope)]
         self.desk.ended(transfer, transfer.handle, reason, out)
-        if reason is not None:
+        if reason is not None and transfer.expected:
             self.desk.release(transfer.handle, out)
 
     def snapshot(self) -> object:
@@ -316,7 +317,7 @@ class Receiving:
             [
                 [t.serial, t.peer, t.channel, t.state, t.control, t.number, t.handle, bytes(t.chunks.bits)],
                 [t.ungranted, t.flight, t.asking, t.ask_at, t.arrived, t.unsound, t.corrupt_wholes, t.stalls],
-                [t.asked_at, t.moved_at, t.purpose, t.envelope],
+                [t.expected, t.asked_at, t.moved_at, t.purpose, t.envelope],
             ]
             for t in self.all.values()
         ] + [list(self.delivered.items())]

@@ -98,7 +98,7 @@ class Outgoing(msgspec.Struct, kw_only=True):
 
 
 class Incoming(msgspec.Struct, kw_only=True):
-    """One transfer at its receiver. handle: its memory in the driver.
+    """One transfer at its receiver. handle: its memory in the driver, once it is expected.
 
     ungranted: chunks for which no credit was given yet; flight: granted and not arrived, as far as we know. asking:
     after a corrupt whole every grant is a `Resend` that names chunks from ask_at on. arrived, unsound: chunks in all,
@@ -114,6 +114,7 @@ class Incoming(msgspec.Struct, kw_only=True):
     handle: Handle
     chunks: ChunkSet
     state: State = "waiting"
+    expected: bool = False
     control: LinkId | None = None
     number: TransferId = TransferId(0)
     ungranted: int = 0

@@ -292,6 +292,8 @@ class Sending:
         if transfer.parked:
             self.parked[transfer.peer].remove(transfer)
             transfer.parked = False
+            if not self.parked[transfer.peer]:
+                del self.parked[transfer.peer]
         self.detach(transfer)
         del self.all[transfer.serial], self.keys[key_of(transfer.peer, transfer.envelope)]
         self.desk.ended(transfer, transfer.content.handle, reason, out)
