@@ -176,9 +176,9 @@ class Calls:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        for worker in self.running.values():
+        workers, self.running = list(self.running.values()), {}
+        for worker in workers:
             await asyncio.to_thread(worker.discard)
-        self.running.clear()
 
 
 def no_engine() -> Result:

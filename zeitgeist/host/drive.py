@@ -198,7 +198,8 @@ class Drive:
         if number is not None:
             del self.links[number]
             self.payloads.link_down(number)
-            self.world.ended(number, reason)
+            if not self.stopped:
+                self.world.ended(number, reason)
 
     def close(self, number: LinkId) -> None:
         """Close what the core wants closed, once it has sent what it took."""

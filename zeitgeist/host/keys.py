@@ -33,6 +33,7 @@ from zeitgeist.transports.tls import own_fingerprint
 __all__ = [
     "add_node_key",
     "add_token",
+    "believe",
     "join_line",
     "main",
     "make_authority",
@@ -44,14 +45,15 @@ __all__ = [
 DAY_NS = 86_400 * 10**9
 YEAR_DAYS = 365
 SKEW = timedelta(minutes=5)
-"""A certificate is good five minutes before it was made: no two clocks agree."""
+"""What is made now is good five minutes ago: no two clocks agree."""
+SKEW_NS = 300 * 10**9
 
 
 def add_node_key(folder: Path, node: str, *, days: int = YEAR_DAYS, from_utc_ns: int | None = None) -> KeyId:
     """One more Ed25519 key; `member.json` names them all. Its fingerprint."""
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes_raw()
-    begin = time.time_ns() if from_utc_ns is None else from_utc_ns
+    begin = time.time_ns() - SKEW_NS if from_utc_ns is None else from_utc_ns
     secret = SecretFile(
         kind="ed25519",
         id=KeyId(content_digest(public)),
@@ -70,7 +72,7 @@ def add_token(folder: Path, token: bytes | None = None, *, days: int = YEAR_DAYS
     token = os.urandom(32) if token is None else token
     if len(token) != 32:
         raise LocalProtocolError("zg/host/bad-key", f"got {len(token)} bytes, wanted 32", "token")
-    begin = time.time_ns()
+    begin = time.time_ns() - SKEW_NS
     secret = SecretFile(
         kind="token", id=token_id(token), secret=token, from_utc_ns=begin, until_utc_ns=begin + days * DAY_NS
     )
@@ -90,7 +92,10 @@ def rotate_node_key(folder: Path, node: str, *, overlap_days: int, days: int = Y
 def make_bundle(
     folder: Path, members: Sequence[Member], cluster: str, *, days: int = YEAR_DAYS, trust: Sequence[TrustLevel] = ()
 ) -> TrustBundle:
-    """Write the bundle of those this node believes, a version past the last. trust: of all, where given."""
+    """Write the bundle of the cluster's members, a version past the last one in folder. trust: of all, where given.
+
+    Nodes that hold different bundles of one version refuse one another, so it is made once, then given to each.
+    """
     held = load_keyring(folder).bundle
     now = time.time_ns()
     bundle = TrustBundle(
@@ -100,8 +105,17 @@ def make_bundle(
         expires_utc_ns=now + days * DAY_NS,
         members=tuple(msgspec.structs.replace(member, trust=tuple(trust) or member.trust) for member in members),
     )
-    write(folder / "bundle.json", bundle)
+    write(private_folder(folder) / "bundle.json", bundle)
     return bundle
+
+
+def believe(folder: Path, bundle: TrustBundle) -> None:
+    """Give a node the cluster's bundle, the same for all; an older one than it has is refused (`zg/host/bad-key`)."""
+    held = load_keyring(folder).bundle
+    if held is not None and held.bundle_version > bundle.bundle_version:
+        got, wanted = bundle.bundle_version, held.bundle_version
+        raise LocalProtocolError("zg/host/bad-key", f"got version {got}, wanted {wanted} or later", "bundle")
+    write(folder / "bundle.json", bundle)
 
 
 def make_authority(folder: Path, cluster: str, *, days: int = 10 * YEAR_DAYS) -> None:
@@ -242,7 +256,8 @@ VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
         "make a TLS certificate, signed by the CA in --authority",
         ("--node", "--host", "--authority", "--days"),
     ),
-    "bundle": ("write whom this node believes, from their member.json", ("--cluster", "--member", "--trust", "--days")),
+    "believe": ("give a node the bundle of another folder", ("--from",)),
+    "bundle": ("write who is of the cluster, from their member.json", ("--cluster", "--member", "--trust", "--days")),
     "rotate": ("add a key; older ones end after --overlap-days", ("--node", "--overlap-days", "--days")),
     "show": ("print fingerprints and the line by which others join", ("--node", "--address")),
 }
@@ -250,7 +265,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--node": {"required": True},
     "--cluster": {"required": True},
     "--days": {"type": int, "default": YEAR_DAYS},
-    "--from": {"type": Path, "dest": "source", "help": "folder that holds the token"},
+    "--from": {"type": Path, "dest": "source", "help": "folder to take it from"},
     "--host": {"action": "append", "required": True},
     "--authority": {"type": Path, "required": True},
     "--member": {"type": Path, "action": "append", "required": True},
@@ -279,6 +294,12 @@ def done(chosen: argparse.Namespace) -> list[str]:
             members = [read_record(path, Member) for path in chosen.member]
             bundle = make_bundle(folder, members, chosen.cluster, days=chosen.days, trust=chosen.trust)
             return [f"bundle: version {bundle.bundle_version}, {len(members)} members"]
+        case "believe":
+            bundle = load_keyring(chosen.source).bundle if chosen.source else None
+            if bundle is None:
+                raise LocalProtocolError("zg/host/bad-key", f"{chosen.source} holds no bundle", "--from")
+            believe(folder, bundle)
+            return [f"bundle: version {bundle.bundle_version}, {len(bundle.members)} members"]
         case "rotate":
             made = rotate_node_key(folder, chosen.node, overlap_days=chosen.overlap_days, days=chosen.days)
             return [f"key: {made}", "give member.json to every node, and make their bundles anew"]
