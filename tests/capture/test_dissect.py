@@ -124,6 +124,16 @@ def test_other_traffic_is_not_shown(tmp_path: Path) -> None:
     assert [fields(one) for one in read_capture(tmp_path / "mixed.pcap")] == wanted()
 
 
+def test_addresses_of_either_kind_are_read(tmp_path: Path) -> None:
+    """IPv6 beside IPv4 in one file."""
+    data = encode_frame(sent_frames()[2][1])
+    six = Sent(time=1.0, ends=(("::1", 9), ("fe80::2", 7_420)), data=data)
+    write_capture(tmp_path / "six.pcap", [six, Sent(time=2.0, ends=(A, B), data=data)], SEGMENT_BYTES)
+    first, second = read_capture(tmp_path / "six.pcap")
+    assert (first.ends, second.ends) == (("[::1]:9", "[fe80::2]:7420"), THERE)
+    assert isinstance(first, Sighting) and bytes(first.frame) == data
+
+
 def test_a_capture_written_again_is_the_same_file(tmp_path: Path) -> None:
     """Read by Scapy and written by Scapy; and two writings of one conversation agree byte for byte."""
     write_capture(tmp_path / "a.pcap", conversation())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapWriter
@@ -55,7 +56,7 @@ def segment(
     (source, source_port), (target, target_port) = ends
     packet = (
         Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-        / IP(src=source, dst=target)
+        / (IPv6 if ":" in source else IP)(src=source, dst=target)
         / TCP(sport=source_port, dport=target_port, seq=sequence, ack=acknowledged, flags=flags, window=65535)
     )
     packet = packet / Raw(data) if data else packet
