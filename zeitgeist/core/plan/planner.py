@@ -1,10 +1,11 @@
 """Who runs a job: a snapshot of candidates in, a plan or every reason against one out (A7, F2).
 
 Law: pure. The same snapshot gives the same bytes, on any host, off the loop. Rules in order: a worker of this node
-before a peer; among peers the better outcome of negotiation; then the smaller name. Nothing is guessed: a candidate
-that is not chosen was refused with its reason.
+before a peer; among peers the better outcome of negotiation; then the smaller name. Nothing is guessed: a name that
+stands for two models among equals is refused, and so is each candidate that cannot, with its reason.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -92,6 +93,9 @@ def decide(snapshot: Snapshot) -> Decision:
     fit.sort(key=lambda entry: entry[0])
     _, first, offered = fit[0]
     model = offered.model
+    named = sorted({other.model for _, candidate, other in fit if candidate.local == first.local})
+    if len(named) > 1:
+        return Decision(plan=None, reasons=(ambiguous(snapshot.model, named, "model"),))
     stage = Stage(node=first.node, backend=offered.backend, model=model, layer_first=0, layer_stop=offered.layers)
     others = tuple(candidate.node for _, candidate, other in fit[1:] if other.model == model)
     return Decision(plan=Plan(mode="solo" if first.local else "routed", stages=(stage,), fallbacks=others))
@@ -117,7 +121,12 @@ def judge(candidate: Candidate, model: str) -> Offered | Reason:
     if not named:
         held = ", ".join(offered.name for offered in candidate.models[:8]) or "no model"
         return Reason(id="zg/plan/no-model", detail=f"holds {held}, wanted {model[:80]}", field=field)
-    if any(offered.model != named[0].model for offered in named):
-        digests = ", ".join(offered.model for offered in named[:4])
-        return Reason(id="zg/plan/ambiguous-model", detail=f"{model[:80]} is {digests}: name a digest", field=field)
+    if named[0].model != named[-1].model:
+        return ambiguous(model, [offered.model for offered in named], field)
     return named[0]
+
+
+def ambiguous(model: str, digests: Sequence[Digest], field: str) -> Reason:
+    """One name for several models: nobody guesses which was meant."""
+    detail = f"{model[:80]} is {', '.join(digests[:4])}: name a digest"
+    return Reason(id="zg/plan/ambiguous-model", detail=detail, field=field)
