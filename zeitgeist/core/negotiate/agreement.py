@@ -15,7 +15,7 @@ from zeitgeist.core.descriptors.plan import Mode
 from zeitgeist.core.formats.canonical import Record, digest
 from zeitgeist.core.ids import Digest, NodeId
 from zeitgeist.core.negotiate.caches import FormPrice, route
-from zeitgeist.core.negotiate.declared import Side, engine_of, mismatches, undeclared
+from zeitgeist.core.negotiate.declared import Side, engines_of, mismatches, undeclared
 from zeitgeist.core.wire.messages import Conversion, Outcome, Reason
 
 __all__ = ["ENTRIES_MAX", "Agreement", "negotiate"]
@@ -93,51 +93,53 @@ def together(dialler: Side, acceptor: Side, text: tuple[Reason, ...]) -> Verdict
     """Both execute: can a job's state move between them, model by model?"""
     reasons, conversions = list(text), list[Conversion]()
     native = possible = 0
-    theirs = by_model(acceptor)
-    for model, offers in by_model(dialler).items():
-        if model not in theirs:
-            continue
-        ways = both_ways(dialler, acceptor, offers, theirs[model])
+    ours, theirs = by_model(dialler), by_model(acceptor)
+    known = engines_of(dialler), engines_of(acceptor)
+    common = [model for model in ours if model in theirs]
+    for model in common:
+        mine, other = engines(known[0], ours[model]), engines(known[1], theirs[model])
+        ways = both_ways(ours[model][0], theirs[model][0], mine, other, (dialler, acceptor))
         native += all(not missing and not price.conversions for price, missing in ways)
         possible += any(not missing for _, missing in ways)
         for price, missing in ways:
             reasons += missing
             conversions += price.conversions if not missing else ()
-    common = sum(model in theirs for model in by_model(dialler))
     reasons += relatives(dialler, acceptor)
     if not common:
         reasons.append(of_pair("no-common-model", dialler, acceptor))
         return Verdict("solo_only", "routed", reasons=unique(reasons))
     if not possible:
         return Verdict("solo_only", "routed", reasons=unique(reasons))
-    if native == common:
+    if native == len(common):
         return Verdict("compatible", "routed", "native", reasons=unique(reasons))
     moved = tuple(dict.fromkeys(conversions))
     return Verdict("with_conversion", "routed", "protocol" if moved else "native", unique(reasons), moved)
 
 
 def both_ways(
-    dialler: Side, acceptor: Side, ours: list[ModelOffer], theirs: list[ModelOffer]
+    ours: ModelOffer,
+    theirs: ModelOffer,
+    mine: list[BackendDescriptor],
+    other: list[BackendDescriptor],
+    sides: tuple[Side, Side],
 ) -> list[tuple[FormPrice, tuple[Reason, ...]]]:
-    """(best price, what is missing) from dialler to acceptor and back, over the engines that hold the model. One
-    tokenizer is part of the identity: another one is a reason, whatever the forms."""
-    a, b = dialler.descriptor, acceptor.descriptor
-    head_dim = ours[0].descriptor.config.head_dim
-    if ours[0].descriptor.tokenizer != theirs[0].descriptor.tokenizer:
+    """(best price, what is missing) from dialler to acceptor and back, over the engines that hold one model. Another
+    tokenizer is another identity, whatever the forms."""
+    a, b = (side.descriptor.node for side in sides)
+    if ours.descriptor.tokenizer != theirs.descriptor.tokenizer:
         reason = Reason(
             id="zg/negotiate/tokenizer-differs",
-            detail=f"{a.node} has {ours[0].descriptor.tokenizer}, {b.node} has {theirs[0].descriptor.tokenizer}",
+            detail=f"{a} has {ours.descriptor.tokenizer}, {b} has {theirs.descriptor.tokenizer}",
             field="models.descriptor.tokenizer",
         )
         return [(FormPrice(), (reason,))] * 2
-    mine, other = engines(dialler, ours), engines(acceptor, theirs)
-    ways = ((mine, other, f"{a.node} to {b.node}"), (other, mine, f"{b.node} to {a.node}"))
+    head_dim = ours.descriptor.config.head_dim
     return [
         min(
             (route(exporter, importer, head_dim, who) for exporter in exporters for importer in importers),
             key=lambda way: (len(way[1]), way[0].rank()),
         )
-        for exporters, importers, who in ways
+        for exporters, importers, who in ((mine, other, f"{a} to {b}"), (other, mine, f"{b} to {a}"))
     ]
 
 
@@ -149,10 +151,9 @@ def by_model(side: Side) -> dict[Digest, list[ModelOffer]]:
     return offers
 
 
-def engines(side: Side, offers: list[ModelOffer]) -> list[BackendDescriptor]:
+def engines(known: dict[str, BackendDescriptor], offers: list[ModelOffer]) -> list[BackendDescriptor]:
     """The distinct engines that hold these offers; `undeclared` made sure that each has one."""
-    found = [engine for offer in offers if (engine := engine_of(offer, side.descriptor)) is not None]
-    return list({digest(engine): engine for engine in found}.values())
+    return [known[name] for name in dict.fromkeys(offer.engine for offer in offers)]
 
 
 def relatives(dialler: Side, acceptor: Side) -> list[Reason]:

@@ -108,8 +108,7 @@ def side_steps(
 ) -> Iterator[Conversion]:
     """The steps of K or of V. Arithmetic on blocks happens in f32; a re-pairing moves numbers and changes none."""
     here, there = name_of(source), name_of(target)
-    rotate = source.hadamard != target.hadamard
-    plain = not rotate and pairing is None
+    plain = source.hadamard == target.hadamard and pairing is None
     if here == there and plain:
         return
     if plain and (here, there) in EXACT_REPACKS:
@@ -119,14 +118,14 @@ def side_steps(
     if source.quant:
         yield step(f"{before}cache {side} {here} to f32", True, first, here, "f32")
         here = "f32"
-    if rotate and source.hadamard:
+    if source.hadamard and not plain:  # a rotation mixes pairs: they are moved without it
         yield step(f"{before}cache {side} rotated by {source.hadamard} to plain", False, first, here, here)
     if pairing is not None:
         yield step(f"{before}cache {side} pairs {pairing[0]} to {pairing[1]}", True, first, here, here)
     if target.quant and here != "f32":
         yield step(f"{before}cache {side} {here} to f32", True, first, here, "f32")
         here = "f32"
-    if rotate and target.hadamard:
+    if target.hadamard and not plain:
         yield step(f"{before}cache {side} plain to rotated by {target.hadamard}", False, first, here, here)
     if here == there:
         return

@@ -17,7 +17,7 @@ from zeitgeist.core.formats.kv import CacheForm
 from zeitgeist.core.formats.quant import SCHEMAS
 from zeitgeist.core.wire.messages import Reason
 
-__all__ = ["Side", "engine_of", "mismatches", "own_versions", "undeclared", "version_reasons"]
+__all__ = ["Side", "engines_of", "mismatches", "own_versions", "undeclared", "version_reasons"]
 
 
 class Side(Record, frozen=True, kw_only=True):
@@ -41,11 +41,11 @@ def version_reasons(theirs: SchemaVersions, ours: SchemaVersions) -> Iterator[Re
             yield Reason(id="zg/version/mismatch", detail=f"theirs is {a}, ours is {b}", field=f"versions.{field}")
 
 
-def engine_of(offer: ModelOffer, descriptor: NodeDescriptor) -> BackendDescriptor | None:
-    """The backend in which a model is held: named by digest, or the speaker's only one."""
-    if not offer.engine:
-        return descriptor.backends[0] if len(descriptor.backends) == 1 else None
-    return next((backend for backend in descriptor.backends if digest(backend) == offer.engine), None)
+def engines_of(side: Side) -> dict[str, BackendDescriptor]:
+    """Backends by the name that an offer gives: the digest; and "" for the speaker's only one."""
+    backends = side.descriptor.backends
+    named: dict[str, BackendDescriptor] = {digest(backend): backend for backend in backends}
+    return named | {"": backends[0]} if len(backends) == 1 else named
 
 
 def undeclared(side: Side) -> Iterator[Reason]:
@@ -63,10 +63,10 @@ def undeclared(side: Side) -> Iterator[Reason]:
             yield silent(f"{node}.models")
     for index, backend in enumerate(descriptor.backends):
         yield from undeclared_of(backend, f"{node}.backends[{index}]")
-    known = {digest(backend) for backend in descriptor.backends}
+    known = engines_of(side)
     for index, offer in enumerate(side.models):
         where = f"{node}.models[{index}]"
-        if not (offer.engine in known or (not offer.engine and len(descriptor.backends) == 1)):
+        if offer.engine not in known:
             yield undefined(f"{where}.engine", offer.engine or "none", "the digest of a declared backend")
         for field in ("artifact", "model", "tokenizer", "vocabulary"):
             if not getattr(offer.descriptor, field):
