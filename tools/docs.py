@@ -105,6 +105,28 @@ def mutants() -> str:
     )
 
 
+def transfer_states() -> str:
+    """States, events and moves of a transfer, from the table that the machine runs (E4)."""
+    from zeitgeist.core.transfer import states as s
+
+    text = "One diagram a side. Moves that change no state are left out here and stand in the table.\n\n"
+    names = list(s.STATES)
+    for side, own in (("Sender", names[: names.index("waiting")]), ("Receiver", names[names.index("waiting") :])):
+        moves: dict[tuple[str, str], list[str]] = {}
+        for (before, event), after in s.TRANSITIONS.items():
+            if before in own and before != after:
+                moves.setdefault((before, after), []).append(event)
+        lines = [f"    [*] --> {own[0]}"]
+        lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in moves.items()]
+        lines += [f"    {state} --> [*]" for state in own if s.is_final(state)]
+        text += f"## {side}\n\n```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n\n"
+        text += table(["state", "meaning"], [[f"`{state}`", s.STATES[state]] for state in own]) + "\n"
+    text += "## Events\n\n" + table(["event", "what it is"], [[f"`{name}`", about] for name, about in s.EVENTS.items()])
+    text += "\n## Every move\n\nWhat is not here is refused: `zg/transfer/wrong-state`.\n\n"
+    rows = [[f"`{before}`", f"`{event}`", f"`{after}`"] for (before, event), after in s.TRANSITIONS.items()]
+    return header("Transfer states", "zeitgeist/core/transfer/states.py") + text + table(["in", "on", "then"], rows)
+
+
 def trace() -> str:
     """Requirement → clause → test → code (X5)."""
     import traceability
@@ -136,6 +158,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "checks.md": checks,
     "tolerances.md": tolerances,
     "mutants.md": mutants,
+    "transfer-states.md": transfer_states,
     "traceability.md": trace,
     **wire_pages(),
 }

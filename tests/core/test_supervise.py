@@ -357,6 +357,17 @@ def test_in_a_drain_nothing_is_started_or_dialled_and_what_is_half_way_ends() ->
     assert [close.link for close in effects.close] == [7] and dialling.machine.deadline() is None
 
 
+def test_workers_that_settle_in_a_drain_open_no_connection() -> None:
+    """The last worker is given up when the drain has begun."""
+    stand = Stand(1, (target(),))
+    for _ in range(QUICK_DEATHS_MAX - 1):
+        stand.answer(max(stand.machine.tickets), FAILED)
+        stand.wake()
+    stand.fact(Draining(peer=NodeId(""), reason="stop"))
+    effects = stand.answer(max(stand.machine.tickets), FAILED)
+    assert words(effects)[-1] == ("w0", "given_up") and effects.calls == ()
+
+
 def test_a_peer_that_drains_is_dialled_again_when_it_is_gone() -> None:
     """Its goodbye changes nothing by itself."""
     stand = ready_pair()

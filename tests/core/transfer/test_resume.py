@@ -166,7 +166,7 @@ def test_a_whole_with_another_digest_is_asked_for_once_more_and_then_refused() -
     pump.send(content_of(300), true_content=bytes(300))
     pump.settle()
     assert reasons(pump, 1) == ["zg/tensor/corrupt-content"] and reasons(pump, 0) == ["zg/tensor/corrupt-content"]
-    assert sorted(pump.sides[0].chunks_sent) == sorted([*range(30), *range(30)])
+    assert sorted(pump.sides[0].chunks_sent) == sorted([*range(30), *range(30)]) and pump.now < 10**9
     assert pump.empty() and received(pump) == []
 
 
@@ -179,7 +179,7 @@ def test_a_whole_that_was_corrupt_once_is_received_the_second_time() -> None:
         pump.step()
     pump.sides[0].contents[1] = content_of(2000)
     pump.settle()
-    assert received(pump) == [content_of(2000)] and len(pump.sides[0].chunks_sent) == 400
+    assert received(pump) == [content_of(2000)] and len(pump.sides[0].chunks_sent) == 400 and pump.now < 10**9
 
 
 def test_transfers_of_one_link_take_turns() -> None:
@@ -198,6 +198,19 @@ def test_transfers_of_one_link_take_turns() -> None:
 
 def chooser(rng: Random):
     return lambda count: rng.randrange(count)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.randoms(use_true_random=False), st.lists(st.integers(0, 600), min_size=1, max_size=3), st.data())
+def test_cuts_alone_never_cost_a_transfer(rng, sizes, data) -> None:
+    """However the two sides see the links go and come: all bytes arrive, once, and no timer is needed (C1)."""
+    pump = Pump(chooser(rng))
+    pump.connect()
+    for number, size in enumerate(sizes):
+        pump.send(content_of(size), tensor=f"t{number}", side=number % 2)
+    pump.settle(cuts=data.draw(CUTS))
+    assert sorted(received(pump, 0) + received(pump, 1)) == sorted(map(content_of, sizes)) and pump.empty()
+    assert pump.now < 10**10
 
 
 CUTS = st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=4)

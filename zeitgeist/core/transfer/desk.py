@@ -66,7 +66,7 @@ class Desk:
     def withdraw(self, control: LinkId | None, number: TransferId, reason: Reason, out: Outbox) -> None:
         """Tell the peer, where there still is a session."""
         if control is not None and number:
-            out.frame(control, Withdraw(transfer=number, reason=reason), stream=number)
+            out.frame(control, Withdraw(transfer=number, reason=reason))
 
     def ended(self, transfer: Outgoing | Incoming, handle: Handle, reason: Reason | None, out: Outbox) -> None:
         """Tell the application."""

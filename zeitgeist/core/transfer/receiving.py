@@ -55,7 +55,7 @@ class Receiving:
         except RemoteProtocolError as error:
             reason = reason_of(error)
             declined = Declined(transfer=record.transfer, reasons=(reason,))
-            out.frame(session.link, declined, stream=record.transfer)
+            out.frame(session.link, declined)
             return reason
         return None
 
@@ -73,7 +73,7 @@ class Receiving:
             raise refuse("zg/transfer/draining", "transfer", number, "nothing: this node starts nothing new")
         key = key_of(session.peer, envelope)
         if record.resumes and self.was_delivered(key, envelope, now):
-            out.frame(session.link, Received(transfer=TransferId(number)), stream=number)
+            out.frame(session.link, Received(transfer=TransferId(number)))
             return
         known = self.keys.get(key)
         if known is not None and (known.envelope != envelope or known.channel != channel):
@@ -137,7 +137,7 @@ class Receiving:
             transfer.ungranted = needed - transfer.flight
             transfer.asking = False
             granted = Accept(transfer=transfer.number, credit=self.window, have=have)
-            out.frame(session.link, granted, stream=transfer.number)
+            out.frame(session.link, granted)
         if transfer.chunks.complete:
             self.desk.move(transfer, "all_chunks", out)
         else:
@@ -218,13 +218,13 @@ class Receiving:
             count = min(self.batch, transfer.ungranted)
             transfer.ungranted -= count
             transfer.flight += count
-            out.frame(transfer.control, Credit(transfer=transfer.number, count=count), stream=transfer.number)
+            out.frame(transfer.control, Credit(transfer=transfer.number, count=count))
 
     def ask(self, transfer: Incoming, indices: tuple[int, ...], out: Outbox) -> None:
         """These again; each is also a credit."""
         assert transfer.control is not None and indices
         transfer.flight += len(indices)
-        out.frame(transfer.control, Resend(transfer=transfer.number, indices=indices), stream=transfer.number)
+        out.frame(transfer.control, Resend(transfer=transfer.number, indices=indices))
 
     def ring(self, transfer: Incoming, now: Instant, out: Outbox) -> None:
         """Nothing for a while: ask for what is missing, or give up."""
@@ -257,7 +257,7 @@ class Receiving:
         if transfer is None:
             return  # given up while the driver was digesting
         if transfer.control is not None:
-            out.frame(transfer.control, Received(transfer=transfer.number), stream=transfer.number)
+            out.frame(transfer.control, Received(transfer=transfer.number))
         key = key_of(transfer.peer, transfer.envelope)
         self.delivered.pop(key, None)
         if len(self.delivered) >= DELIVERED_MAX:

@@ -146,7 +146,7 @@ class Sending:
             purpose=transfer.purpose,
             resumes=resumes,
         )
-        out.frame(session.link, offer, stream=transfer.number)
+        out.frame(session.link, offer)
         self.desk.alarms.move(transfer.serial, Instant(now + RESUME_NS))
 
     def lost(self, session: Peering, now: Instant, out: Outbox, *, control: bool) -> None:
