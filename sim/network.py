@@ -84,8 +84,13 @@ class Arrival:
         self.content: bytes | Word = content
 
     def fire(self) -> None:
-        """It is there."""
-        self.way.arrive(self.number, self.content)
+        """It is there: the next in order, or a case for the way."""
+        way = self.way
+        if self.number == way.expected and not way.early:
+            way.expected += 1
+            way.target.hear(self.content)
+        else:
+            way.arrive(self.number, self.content)
 
     def name(self) -> str:
         """Path and number."""
@@ -118,8 +123,12 @@ class Side:
 
     def send(self, frame: bytes) -> None:
         """One encoded frame; lost without a word when the connection is gone, as in a socket's buffer."""
-        if self.open:
-            self.out.send(frame)
+        if not self.open:
+            return
+        if self.out.attacks:
+            self.out.attacked(frame)
+        else:
+            self.out.put(frame)
 
     def close(self) -> None:
         """End the connection after what was sent on it."""
@@ -181,10 +190,8 @@ class Way:
         self.early: dict[int, bytes | Word] = {}
         self.dead = False
 
-    def send(self, frame: bytes) -> None:
-        """A frame enters the stream, unless somebody sits inside it."""
-        if not self.attacks:
-            return self.put(frame)
+    def attacked(self, frame: bytes) -> None:
+        """A frame enters a stream that somebody sits inside."""
         number, self.frames = self.frames, self.frames + 1
         if self.held_back is not None:
             late, self.held_back = self.held_back, None
@@ -383,6 +390,9 @@ class Network:
         throttles = [rule for rule in way.rules if rule.fault.kind == "throttle"]
         way.throttle = throttles[0] if throttles else None
         way.quick = way.plain and not way.rules and not way.dead
+        if way.held_back is not None and not way.attacks:
+            late, way.held_back = way.held_back, None
+            way.put(late)
 
     def name_for(self, dialler: str, acceptor: str, lane: Lane) -> str:
         """A name that every run gives to the same connection."""

@@ -65,7 +65,8 @@ from zeitgeist.core.wire.registry import CHUNK_KIND
 __all__ = ["Application", "Durations", "Party", "Step", "World"]
 
 CHANNELS = tuple(Channel)
-NO_FLAGS = Flag(0)
+FLAGS = tuple(Flag(bits) for bits in range(16))
+NO_FLAGS = FLAGS[0]
 
 
 class Durations(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,22 +234,24 @@ class Party:
         if self.application:
             for event in effects.events:
                 self.application.hear(event, self)
-        self.wake(effects.wake_at)
-
-    def wake(self, wake_at: int | None) -> None:
-        """Be told when wake_at has come. A later wish than the alarm that is planned waits for it to ring."""
-        self.wake_at = wake_at
+        self.wake_at = wake_at = effects.wake_at
         if wake_at is not None and (self.alarm is None or wake_at < self.alarm):
-            now = self.kernel.now - self.born
-            alarm = self.alarm = max(wake_at, now)
-            self.later(alarm - now, lambda: self.rung(alarm), f"alarm {alarm}")
+            self.wake(wake_at)
+
+    def wake(self, wake_at: int) -> None:
+        """Plan an alarm. A later wish than the alarm that is planned waits for that one to ring."""
+        now = self.kernel.now - self.born
+        alarm = self.alarm = max(wake_at, now)
+        self.later(alarm - now, lambda: self.rung(alarm), f"alarm {alarm}")
 
     def rung(self, alarm: int) -> None:
         """An alarm: tell it if it is still wanted, else plan the next."""
         if self.alarm != alarm:
             return
         self.alarm = None
-        if self.wake_at is not None and self.wake_at <= alarm:
+        if self.wake_at is None:
+            return
+        if self.wake_at <= alarm:
             self.tell(TimerFired())
         else:
             self.wake(self.wake_at)
@@ -298,7 +301,7 @@ class Party:
         channel = CHANNELS[sending.channel]
         match sending:
             case Send():
-                kind, flags = sending.kind, Flag(sending.flags)
+                kind, flags = sending.kind, FLAGS[sending.flags]
                 payload = join_payload(channel, sending.record)
                 if sending.content is not None:
                     payload = b"".join((payload, self.payloads.get(sending.content.handle)))
