@@ -192,7 +192,7 @@ class Desk:
         self.held.add(self.handle)
         return e.PayloadRef(handle=Handle(self.handle), length=len(data), digest=content_digest(data))
 
-    def hear(self, link: int, record: Record, content: bytes | None = None, **changed: Any) -> e.Effects:
+    def hear(self, link: int, record: Record, content: bytes | None = None, /, **changed: Any) -> e.Effects:
         """A frame of link's peer."""
         row = KINDS[type(record)]
         number = self.sequences.get(LinkId(link), 0)

@@ -351,7 +351,7 @@ class Expect(Record, frozen=True, kw_only=True, tag="expect"):
 
 
 class Release(Record, frozen=True, kw_only=True, tag="release"):
-    """Nobody needs this payload any more."""
+    """Nobody needs this payload any more, once what this step sends is sent."""
 
     handle: Handle
 
@@ -438,7 +438,7 @@ class StartWorker(Record, frozen=True, kw_only=True, tag="start_worker"):
 
 
 class KillWorker(Record, frozen=True, kw_only=True, tag="kill_worker"):
-    """End the worker behind link, whatever it does."""
+    """End the worker behind link, whatever it does. Not answered: its link goes down."""
 
     ticket: Ticket
     link: LinkId
@@ -456,7 +456,7 @@ class Compute(Record, frozen=True, kw_only=True, tag="compute"):
 
 
 class Interrupt(Record, frozen=True, kw_only=True, tag="interrupt"):
-    """Stop the compute of this ticket at the next chunk; it still answers."""
+    """Stop the compute of this ticket at the next chunk. Not answered by itself: the compute still is."""
 
     ticket: Ticket
 

@@ -167,7 +167,7 @@ class Node:
         """The tickets that appeared while this machine ran are its own."""
         if len(out.calls) > out.claimed_calls:
             for call in out.calls[out.claimed_calls :]:
-                if not isinstance(call, e.Interrupt):
+                if not isinstance(call, e.Interrupt | e.KillWorker):
                     self.askers[call.ticket] = name
             out.claimed_calls = len(out.calls)
         if len(out.persists) > out.claimed_persists:
