@@ -392,7 +392,9 @@ class Pair:
         return most
 
     def carry(self, sender: Party, frame: Send) -> None:
-        """One frame, through the tap."""
+        """One frame, through the tap. What a party says on a link of another pair is lost: that far end is gone."""
+        if (id(sender), frame.link) not in self.far:
+            return
         receiver, link = self.far[id(sender), frame.link]
         for seen in self.tap(sender, receiver, frame) if self.tap else (frame,):
             self.carried.append((sender.name, seen))

@@ -5,6 +5,7 @@ host answers late, for a link that is gone, is dropped.
 """
 
 import heapq
+from collections.abc import Mapping
 from typing import TypeAlias, assert_never, cast
 
 import msgspec
@@ -23,7 +24,7 @@ from zeitgeist.core.facts import (
     PeerUp,
     WorkersSettled,
 )
-from zeitgeist.core.formats.canonical import digest
+from zeitgeist.core.formats.canonical import Record, digest
 from zeitgeist.core.ids import LinkId, NodeId, Ticket
 from zeitgeist.core.machine import Links
 from zeitgeist.core.outbox import Heard, Outbox, Standing
@@ -31,7 +32,7 @@ from zeitgeist.core.session import handshake, phases
 from zeitgeist.core.session.book import DIALS_MAX, Book
 from zeitgeist.core.session.handshake import Unlike
 from zeitgeist.core.session.link import NO_LINK, Link
-from zeitgeist.core.session.states import LIVE
+from zeitgeist.core.session.states import LIVE, EventName, next_state
 from zeitgeist.core.trace import PeerJoined, PeerRefused
 from zeitgeist.core.units import Instant
 from zeitgeist.core.wire import messages as m
@@ -55,6 +56,19 @@ SessionRecord: TypeAlias = (
     | m.PlanAgreed
 )
 """Every record whose row names this machine."""
+
+EVENT_OF: Mapping[type[Record], EventName] = {
+    m.Hello: "hello",
+    m.Challenge: "challenge",
+    m.Proof: "proof",
+    m.Welcome: "welcome",
+    m.Capabilities: "capabilities",
+    m.Models: "models",
+    m.Assessment: "assessment",
+    m.PlanProposal: "plan_proposal",
+    m.PlanAgreed: "plan_agreed",
+}
+"""What a record means in the table. Whether it may be heard now, and by this role, is asked before it is read."""
 
 ENCODER = msgspec.msgpack.Encoder(order="sorted")
 
@@ -185,6 +199,8 @@ class Sessions(Links):
             return
         link.heard_at = now
         try:
+            if event := EVENT_OF.get(type(frame.record)):
+                next_state(link.state, event, link.role, link.link, link.peer)
             self.match(link, cast(SessionRecord, frame.record), now, out)
         except ZeitgeistError as error:
             self.end(link, error, out)
