@@ -4,12 +4,9 @@
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from zeitgeist.core.descriptors.node import DialTarget, NodeConfig, Role, Times, WorkerConfig
 from zeitgeist.core.descriptors.trust import AuthConfig, AuthMode, Member, TrustLevel
@@ -96,6 +93,7 @@ class Log:
     """All events of a runtime from its start, and waiting for one."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.events: list[Event] = []
         self.subscription = runtime.events.subscribe()
 
@@ -115,6 +113,12 @@ class Log:
                     heard += 1
                     if heard == count:
                         return event
+
+    def rest(self) -> list[Event]:
+        """All that was heard to the end."""
+        self.events.extend(self.subscription.waiting)
+        self.subscription.waiting.clear()
+        return self.events
 
 
 async def joined(*logs: Log) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from zeitgeist.core.descriptors.node import NodeConfig
-from zeitgeist.core.effects import Boot, Call, Durable, Input, Persist, Persisted, PersistFailed
+from zeitgeist.core.effects import Boot, Call, Durable, Input, Persist, Persisted, PersistFailed, Release
 from zeitgeist.core.errors import LocalProtocolError
 from zeitgeist.core.ids import Handle, LinkId, Ticket
 from zeitgeist.core.node import Node
@@ -142,6 +142,10 @@ class Runtime:
     def content(self, handle: Handle) -> memoryview:
         """The bytes behind a handle that an event named, while it is held."""
         return self.payloads.get(handle)
+
+    def release(self, handle: Handle) -> None:
+        """The application has done with a tensor that it received; the core never asks for it again."""
+        self.payloads.release(Release(handle=handle))
 
     # ---- what a drive asks (`drive.World`)
 
