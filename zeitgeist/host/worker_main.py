@@ -7,6 +7,7 @@ computes, the socket is looked at.
 """
 
 import argparse
+import contextlib
 import ctypes
 import importlib
 import os
@@ -51,7 +52,7 @@ from zeitgeist.core.wire.payload import split_payload
 from zeitgeist.core.wire.registry import CHUNK_KIND, KINDS
 from zeitgeist.core.worker import Worker
 from zeitgeist.core_source import core_digest
-from zeitgeist.host.channel import Channel, ChannelClosed
+from zeitgeist.host.channel import Channel, ChannelClosed, ChannelTimeout
 from zeitgeist.host.clock import Clock
 from zeitgeist.host.engine import Engine, reason_of
 from zeitgeist.host.service import Service
@@ -60,6 +61,8 @@ __all__ = ["Driver", "main"]
 
 PR_SET_PDEATHSIG = 1
 FILES_MAX = 4096
+REFUSED_S = 30.0
+"""How long a worker without an engine waits to be heard and closed: three times a handshake."""
 LINK = LinkId(1)
 
 
@@ -105,11 +108,15 @@ def serve(channel: Channel, chosen: argparse.Namespace) -> int:
 
 
 def refuse_all(channel: Channel, error: ZeitgeistError) -> None:
-    """There is no core to speak for us: one frame that every handshake hears."""
+    """There is no core to speak for us: one frame that every handshake hears. We stay until the parent has closed the
+    socket, so that its own first word meets no broken pipe before it has read ours."""
     refused, row = Refused(phase="handshake", reasons=(reason_of(error),)), KINDS[Refused]
-    channel.send(
-        Send(link=LINK, channel=int(row.channels[0]), kind=row.kind, stream=0, sequence=0, record=encode(refused))
-    )
+    frame = Send(link=LINK, channel=int(row.channels[0]), kind=row.kind, stream=0, sequence=0, record=encode(refused))
+    channel.send(frame)
+    deadline = time.monotonic() + REFUSED_S
+    with contextlib.suppress(ChannelTimeout, ZeitgeistError):
+        while True:
+            channel.receive(deadline)
 
 
 def boot_of(service: Service, name: str, cluster: str) -> Boot:
