@@ -289,6 +289,21 @@ def test_another_node_than_was_named_is_left() -> None:
     assert stand.wake().calls[0].lane == "control"
 
 
+def test_a_peer_that_dialled_us_is_not_dialled_until_it_is_gone() -> None:
+    """Both name each other: our dial loses against theirs, and is not repeated while their session stands."""
+    stand = Stand(0, (target(node=NODE_B), target("tcp:c:1")))
+    stand.up(70)
+    stand.answer(1, FAILED)
+    stand.now = stand.machine.deadline()
+    assert stand.step(lambda out: stand.machine.expire(stand.now, out)).calls == ()
+    assert stand.machine.deadline() is None
+    began = stand.now
+    stand.fact(PeerDown(link=LinkId(70), peer=NODE_B, reason="gone"))
+    stand.lost(70)
+    assert 100 <= stand.machine.deadline() - began <= 200, "the second pause, since the first dial failed"
+    assert [call.address for call in stand.wake().calls] == ["tcp:b:1"]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_there_is_never_more_than_one_dial_of_a_kind_under_way(seed) -> None:
     """Whatever fails and comes back in whatever order; and while a target is wanted something is always under way."""

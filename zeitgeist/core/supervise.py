@@ -81,6 +81,7 @@ class Supervisor(Machine):
         self.tickets: dict[Ticket, Line] = {}
         self.links: dict[LinkId, Line] = {}
         self.early: dict[LinkId, str] = {}
+        self.peers: dict[LinkId, NodeId] = {}
         self.settled = self.draining = False
         self.next_due: Instant | None = None
 
@@ -117,6 +118,7 @@ class Supervisor(Machine):
                 if line is not None and line.kind == "bulk":
                     self.ready(line, now)
             case PeerDown(link=link, reason=reason) | LinkLost(link=link, reason=reason):
+                self.left(link, now)
                 self.gone(link, reason, now, out)
             case BulkDown(link=link):
                 self.gone(link, "bulk link down", now, out)
@@ -134,6 +136,9 @@ class Supervisor(Machine):
     def ask(self, line: Line, now: Instant, out: Outbox) -> None:
         """Begin an attempt."""
         if self.draining or line.state not in ("idle", "resting"):
+            return
+        if line.kind == "control" and self.config.dial[line.index].node in self.peers.values():
+            self.enter(line, "idle", now)  # it dialled us, and one session is enough
             return
         line.ticket = out.ticket()
         self.tickets[line.ticket] = line
@@ -178,6 +183,8 @@ class Supervisor(Machine):
 
     def peer_up(self, fact: PeerUp, now: Instant, out: Outbox) -> None:
         """A session of ours is ready; its bulk link is dialled next."""
+        if not fact.local:
+            self.peers[fact.link] = fact.peer
         line = self.links.get(fact.link)
         if line is None or line.kind == "bulk":
             return
@@ -200,6 +207,14 @@ class Supervisor(Machine):
         self.ready(line, now)
         if target.bulk:
             self.ask(self.bulks[line.index], now, out)
+
+    def left(self, link: LinkId, now: Instant) -> None:
+        """A session that spared us a dial is over."""
+        peer = self.peers.pop(link, None)
+        for line in self.controls:
+            if peer is not None and line.state == "idle" and self.config.dial[line.index].node == peer:
+                line.quick += 1
+                self.rest(line, now)
 
     def ready(self, line: Line, now: Instant) -> None:
         """It works."""
@@ -235,6 +250,11 @@ class Supervisor(Machine):
         elif self.draining or (line.kind == "bulk" and self.controls[line.index].state != "ready"):
             self.enter(line, "idle", now)
         else:
+            self.rest(line, now)
+
+    def rest(self, line: Line, now: Instant) -> None:
+        """Try again after a pause; not in a drain."""
+        if not self.draining:
             self.enter(line, "resting", now)
             line.due = Instant(now + self.pause(line))
 
@@ -312,4 +332,6 @@ class Supervisor(Machine):
             [line.name, line.state, line.ticket, line.link, line.control, line.quick, line.since, line.due]
             for line in self.lines
         ]
-        return msgspec.msgpack.encode([lines, list(self.early.items()), self.settled, self.draining])
+        return msgspec.msgpack.encode(
+            [lines, list(self.early.items()), list(self.peers.items()), self.settled, self.draining]
+        )
