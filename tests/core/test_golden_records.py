@@ -18,6 +18,16 @@ from zeitgeist.core.wire.frame import FrameDecoder
 from zeitgeist.core.wire.payload import split_payload
 from zeitgeist.core.wire.registry import REGISTRY
 
+pytestmark = [
+    pytest.mark.requirement("A1"),
+    pytest.mark.requirement("A2"),
+    pytest.mark.requirement("A3"),
+    pytest.mark.requirement("A5"),
+    pytest.mark.requirement("A6"),
+    pytest.mark.requirement("A7"),
+    pytest.mark.requirement("A9"),
+]
+
 NOT_DIGESTED = {
     "zeitgeist.core.facts": "facts pass between machines inside one step",
     "zeitgeist.core.replay.Difference": "what a replay found, for people",
