@@ -84,7 +84,7 @@ def packages(venv_path: Path, python: Path, torch_index: str) -> None:
     half = {**os.environ, "CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
     step("engine: llama-cpp-python (Python half)", [*pip, "llama-cpp-python==0.3.36"], env=half)
     step("engine: prebuilt llama.cpp (second specimen)", [*pip, "xllamacpp==2026.9.11063"])
-    step("zeitgeist, certify, development tools", [*pip, "-e", f"{ROOT}[certify,dev]"])
+    step("zeitgeist, certify, development tools", [*pip, "-e", f"{ROOT}[certify,node,sim,dev]"])
 
 
 def mlx_requirement() -> str:
