@@ -22,8 +22,11 @@ from tests.core.pair import (
 )
 from zeitgeist.core.effects import Send
 from zeitgeist.core.facts import PeerUp
+from zeitgeist.core.formats.canonical import encode
 from zeitgeist.core.ids import LinkId
+from zeitgeist.core.trace import PeerRefused
 from zeitgeist.core.wire.messages import Assessment, Capabilities, Challenge, Hello, Proof, Welcome
+from zeitgeist.core.wire.registry import KINDS
 
 pytestmark = pytest.mark.requirement("H1", "H3")
 
@@ -175,6 +178,36 @@ def test_a_proof_cannot_be_moved_to_another_link() -> None:
     assert b.refusals(ours=True) == ["auth/bad-proof"] * 2 and nobody_ready(pair)
 
 
+def test_a_welcome_before_our_proof_and_a_second_proof_are_refused() -> None:
+    """While the host signs or judges, the handshake stands still: nobody gets a second guess on one challenge."""
+    a, b = party("a"), party("b")
+    a.mute = True
+    pair = Pair(a, b)
+    here, there = pair.connect()
+    early = Welcome(proof=bytes(64), session=a.link(here).session)
+    a.hear(here, frame_of(early, 1))
+    assert a.refusals(ours=True) == ["session/out-of-order"]
+
+    a, b = party("a"), party("b")
+    b.mute = True
+    pair = Pair(a, b)
+    here, there = pair.connect()
+    b.hear(there, frame_of(Proof(proof=bytes(64)), 2))
+    assert b.refusals(ours=True) == ["session/out-of-order"] and here
+
+
+def frame_of(record, sequence: int) -> Send:
+    row = KINDS[type(record)]
+    return Send(
+        link=LinkId(1),
+        channel=int(row.channels[0]),
+        kind=row.kind,
+        stream=0,
+        sequence=sequence,
+        record=encode(record),
+    )
+
+
 def test_a_proof_for_a_control_link_opens_no_bulk_link() -> None:
     """The lane and the session are in the Hello that is proven."""
     pair = Pair(party("a"), party("b"))
@@ -185,16 +218,18 @@ def test_a_proof_for_a_control_link_opens_no_bulk_link() -> None:
     assert pair.b.refusals(ours=True) == ["auth/bad-proof"]
 
 
-def test_declarations_changed_on_the_way_are_refused() -> None:
-    """On loopback without TLS a stranger may rewrite phases 2 to 4; what both conclude then differs."""
+@pytest.mark.parametrize("field", [{"roles": ("client",)}, {"bundle_version": 9}])
+def test_declarations_changed_on_the_way_are_refused(field) -> None:
+    """On loopback without TLS a stranger may rewrite phases 2 to 4; what both conclude then differs, even where the
+    outcome is the same, and phase 4 ends it."""
 
     def change(frame):
-        descriptor = decoded(frame).descriptor
-        return (changed(frame, descriptor=msgspec.structs.replace(descriptor, roles=("client",))),)
+        return (changed(frame, descriptor=msgspec.structs.replace(decoded(frame).descriptor, **field)),)
 
     pair = Pair(party("a"), party("b"), on(Capabilities, change))
     pair.connect()
     assert nobody_ready(pair) and pair.b.refusals(ours=True) == ["negotiate/disagreement"]
+    assert pair.b.all(PeerRefused)[0].phase == "execution"
 
 
 def test_a_conclusion_changed_on_the_way_is_refused() -> None:
@@ -229,9 +264,8 @@ def test_a_key_holder_cannot_prove_itself_as_another_member() -> None:
 
 
 def test_a_remote_peer_cannot_take_the_name_of_a_worker() -> None:
-    """A worker's local link stays, whoever else proves itself under its name."""
-    bundle = bundle_of(member_of("a"), member_of("b"))
-    node, worker, remote = party("a", bundle=bundle), party("b", ("none",), bundle=bundle), party("b", bundle=bundle)
+    """A worker's local link stays, whoever else proves itself under its name, and with whatever epoch."""
+    node, worker, remote = party("a"), party("b", ("none",)), party("b", epoch=9)
     local = Pair(node, worker)
     here, _ = local.connect(lane="local")
     Pair(node, remote).connect(remote)

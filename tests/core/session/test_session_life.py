@@ -311,6 +311,16 @@ def test_a_bulk_link_of_no_ready_session_is_refused() -> None:
     assert b.refusals(ours=True) == ["session/no-such-session"] * 2 and not b.all(BulkUp)
 
 
+def test_a_bulk_link_in_a_weaker_mode_than_its_session_is_refused() -> None:
+    """The control link proved itself by certificate; a bulk connection without one is another party's, for all we
+    know."""
+    pair = pair_of(modes=("mtls", "ed25519"))
+    here, _ = pair.connect(tls=True, subjects=("b.home", "a.home"))
+    assert pair.a.link(here).mode == "mtls"
+    pair.connect(lane="bulk", joins=here, tls=True)
+    assert pair.b.refusals(ours=True) == ["session/other-mode"] and not pair.a.all(BulkUp)
+
+
 # ---- two links of one pair
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "challenged",
     "greet",
     "greeted",
+    "joinable",
     "proven",
     "require_new",
     "signed",
@@ -191,12 +192,18 @@ def accept_lane(book: Book, link: Link, hello: Hello) -> None:
 
 def join(book: Book, link: Link, hello: Hello) -> None:
     """A bulk link names a session: it has to be there, ready, of the same node, and proven in the same mode."""
-    control = book.links.get(book.sessions.get(SessionId(hello.session), NO_LINK))
-    if control is None or control.state != "ready" or control.peer != hello.node:
-        raise refuse("zg/session/no-such-session", "session", hello.session, f"a ready session of {hello.node}")
+    link.joins = book.sessions.get(SessionId(hello.session), NO_LINK)
+    control = joinable(book, link)
     if control.mode != link.mode:
         raise refuse("zg/session/other-mode", "mode", link.mode, f"{control.mode}, as its control link")
-    link.joins = control.link
+
+
+def joinable(book: Book, link: Link) -> Link:
+    """The control link that a bulk link belongs to; asked again when it is proven, since sessions end meanwhile."""
+    control = book.links.get(link.joins)
+    if control is None or control.state != "ready" or control.peer != link.claimed:
+        raise refuse("zg/session/no-such-session", "session", link.joins, f"a ready session of {link.claimed}")
+    return control
 
 
 def proven(book: Book, link: Link, said: Proof, out: Outbox) -> bool:

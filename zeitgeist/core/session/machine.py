@@ -281,15 +281,12 @@ class Sessions(Links):
     def joined(self, link: Link, out: Outbox) -> None:
         """A bulk link is proven: it serves its session, in the place of an older one."""
         book = self.book
-        control = book.links.get(link.joins)
-        if control is None or control.state != "ready" or control.peer != link.peer:
-            raise refuse("zg/session/no-such-session", "session", link.joins, f"a ready session of {link.peer}")
+        control = handshake.joinable(book, link)
         old = book.links.get(control.bulk)
         if old is not None:
             if book.rank(old) > book.rank(link):
                 raise refuse("zg/session/duplicate", "link", link.link, f"bulk link {old.link} stays")
             book.leave(old, "lost", "a newer bulk link took its place", out)
-        link.trust = control.trust
         book.move(link, "joined", out)
         control.bulk = link.link
         out.facts.append(BulkUp(link=link.link, control=control.link, peer=link.peer))
