@@ -181,6 +181,21 @@ def test_the_same_inputs_give_the_same_effects_in_other_processes() -> None:
 
 
 @pytest.mark.requirement("V2")
+def test_every_state_on_the_way_has_a_digest_and_two_nodes_agree_on_it() -> None:
+    """After each step of a walk, jobs and handshakes half done: the digest of a second node that was told the same."""
+    mesh = walk(b"5")
+    for name in ("a", "b", "c"):
+        one, two, last = Node(), Node(), ""
+        for now, input in mesh.hosts[name].inputs:
+            one.step(input, now)
+            two.step(input, now)
+            digest = one.state_digest()
+            assert digest == two.state_digest()
+            assert digest != last or not isinstance(input, e.FrameArrived), "a frame always counts"
+            last = digest
+
+
+@pytest.mark.requirement("V2")
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_a_recorded_node_replays(name: str) -> None:
     """Inputs of a walk, recorded as blocks, fed to a fresh node: every effect and the state are the same; and one input

@@ -121,7 +121,7 @@ class Board:
         """All of it."""
         own = (self.draining, list(self.resting.items()), list(self.load.items()))
         talks = [[[*key, talk] for key, talk in talks.items()] for talks in (self.below, self.above)]
-        return msgspec.msgpack.encode((own, list(self.ready.values()), talks), order="sorted")
+        return msgspec.msgpack.encode((own, list(self.ready.values()), talks))
 
 
 def candidate_of(peer: PeerUp, resting: bool) -> Candidate:

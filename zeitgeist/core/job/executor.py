@@ -223,4 +223,4 @@ class Executors:
 
     def state(self) -> bytes:
         """All of it."""
-        return msgspec.msgpack.encode((list(self.by_owner.values()), list(self.epochs.items())), order="sorted")
+        return msgspec.msgpack.encode((list(self.by_owner.values()), list(self.epochs.items())))

@@ -434,4 +434,4 @@ class Owners:
     def state(self) -> bytes:
         """All of it."""
         own = (list(self.tickets.items()), list(self.deadlines.wanted.items()), list(self.attempts.items()))
-        return msgspec.msgpack.encode((list(self.jobs.values()), own), order="sorted")
+        return msgspec.msgpack.encode((list(self.jobs.values()), own))
