@@ -56,6 +56,7 @@ def refusals(count: int, seed: int) -> tuple[Counter[str], int]:
         gc.enable()
 
 
+@pytest.mark.slow
 def test_no_broken_frame_takes_more_than_one_frame_of_memory() -> None:
     """Peak ≤ frame_bytes_max + 64 KiB; each is refused by a name of the wire, and every name was given at least once,
     and the largest payload was really taken: else the bound would hold for a decoder that takes nothing."""
