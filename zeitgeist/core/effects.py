@@ -342,7 +342,7 @@ class Persist(Record, frozen=True, kw_only=True):
 
 class Expect(Record, frozen=True, kw_only=True, tag="expect"):
     """Chunks of stream on link belong to this envelope: take memory, judge each, say when whole. The same handle on
-    another link goes on with what it holds (resume)."""
+    another link goes on with what it holds (resume). An envelope of no chunks is whole at once."""
 
     handle: Handle
     link: LinkId
