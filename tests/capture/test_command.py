@@ -10,7 +10,7 @@ from recorded_conversation import SEGMENT_BYTES, conversation, sent_frames
 
 from fixtures.golden_engines import CONTENT
 from zeitgeist.capture.__main__ import main
-from zeitgeist.capture.write import write_capture
+from zeitgeist.capture.write import Sent, write_capture
 
 pytestmark = pytest.mark.requirement("G4")
 
@@ -49,6 +49,10 @@ def test_a_sound_capture_ends_with_zero_and_no_capture_with_two(
     """So that a script can ask."""
     write_capture(tmp_path / "good.pcap", conversation()[1:])
     assert main([str(tmp_path / "good.pcap")]) == 0
+    web = Sent(time=1.0, ends=(("10.0.0.3", 5), ("10.0.0.4", 80)), data=b"GET / HTTP/1.1\r\n" * 9)
+    write_capture(tmp_path / "web.pcap", [web])
+    assert main([str(tmp_path / "web.pcap")]) == 1, "a capture without a frame shows nothing to be well"
+    assert "no frames" in capsys.readouterr().err
     (tmp_path / "text.pcap").write_text("no capture")
     assert main([str(tmp_path / "text.pcap")]) == 2 and main([str(tmp_path / "none.pcap")]) == 2
     assert "none.pcap" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """`python -m zeitgeist.capture FILE.pcap`: one line a frame. `--json`: one object a line, with the record's fields.
 
-Exit status 1 when a checksum is wrong, a record does not decode, or bytes are no frames; 0 when all is well. Content,
-which is prompts, tokens and tensors, is never shown.
+Exit status 1 when a checksum is wrong, a record does not decode, bytes are no frames, or no frame is there; 0 when
+all is well. Content, which is prompts, tokens and tensors, is never shown.
 """
 
 import argparse
@@ -82,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if not chosen.json:
         print(f"{frames} frames, {faults} of what was seen not as it should be")
-    return 1 if faults else 0
+    if not frames:
+        print("no frames; in TLS only tshark sees them, by the session's keys (docs/spec/wire.md)", file=sys.stderr)
+    return 1 if faults or not frames else 0
 
 
 if __name__ == "__main__":
