@@ -127,6 +127,32 @@ def transfer_states() -> str:
     return header("Transfer states", "zeitgeist/core/transfer/states.py") + text + table(["in", "on", "then"], rows)
 
 
+def session_states() -> str:
+    """States, events and moves of a link's session, from the table that the machine runs (B1)."""
+    from zeitgeist.core.session import states as s
+
+    moves: dict[tuple[str, str], list[str]] = {}
+    for (before, event), after in s.STEPS.items():
+        if before != after:
+            moves.setdefault((before, after), []).append(event)
+    lines = ["    [*] --> greeting"]
+    lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in moves.items()]
+    ends = ", ".join(s.ENDS)
+    text = (
+        f"Two roles walk one table. Besides what is drawn, each open state ends in `closed` by {ends}.\n\n"
+        "```mermaid\nstateDiagram-v2\n" + "\n".join([*lines, f"    draining --> closed: {ends}", "    closed --> [*]"])
+    )
+    text += "\n```\n\n" + table(
+        ["state", "meaning", "phase of a refusal"],
+        [[f"`{state}`", about, s.PHASES[state]] for state, about in s.STATES.items()],
+    )
+    rows = [[f"`{event}`", s.HEARD_BY.get(event, "both"), about] for event, about in s.EVENTS.items()]
+    text += "\n## Events\n\n" + table(["event", "role", "what it is"], rows)
+    text += "\n## Every move\n\nWhat is not here is refused: `zg/session/out-of-order`.\n\n"
+    rows = [[f"`{before}`", f"`{event}`", f"`{after}`"] for (before, event), after in s.TRANSITIONS.items()]
+    return header("Session states", "zeitgeist/core/session/states.py") + text + table(["in", "on", "then"], rows)
+
+
 def trace() -> str:
     """Requirement → clause → test → code (X5)."""
     import traceability
@@ -158,6 +184,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "checks.md": checks,
     "tolerances.md": tolerances,
     "mutants.md": mutants,
+    "session-states.md": session_states,
     "transfer-states.md": transfer_states,
     "traceability.md": trace,
     **wire_pages(),

@@ -13,7 +13,7 @@ from zeitgeist.core.ids import LinkId, NodeId
 from zeitgeist.core.wire.messages import Phase
 from zeitgeist.core.wire.registry import SessionState
 
-__all__ = ["HEARD_BY", "LIVE", "PHASES", "STATES", "TRANSITIONS", "EventName", "next_state"]
+__all__ = ["ENDS", "EVENTS", "HEARD_BY", "LIVE", "PHASES", "STATES", "STEPS", "TRANSITIONS", "EventName", "next_state"]
 
 EventName = Literal[
     "hello",
@@ -44,6 +44,24 @@ STATES: Mapping[SessionState, str] = {
     "ready": "work may begin; on a bulk link chunks may travel",
     "draining": "what runs may end, nothing starts",
     "closed": "nothing more is said or heard",
+}
+
+EVENTS: Mapping[EventName, str] = {
+    "hello": "the dialler's Hello came",
+    "challenge": "the acceptor's Challenge came",
+    "proof": "the dialler's proof holds",
+    "welcome": "the acceptor's proof holds",
+    "joined": "the peer's proof on a bulk link holds, and the session that it names is ready",
+    "capabilities": "the peer's node descriptor came, and ours was said",
+    "models": "the peer's models came",
+    "assessment": "the peer concluded what we conclude",
+    "plan_proposal": "the dialler's plan came and is allowed",
+    "plan_agreed": "the acceptor committed to our plan",
+    "goodbye": "the peer drains",
+    "drain": "we drain",
+    "refuse": "we refuse, and say why",
+    "refused": "the peer refuses, and said why",
+    "lost": "the connection is gone, or the peer was silent for too long",
 }
 
 STEPS: Mapping[tuple[SessionState, EventName], SessionState] = {
