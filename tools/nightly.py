@@ -1,7 +1,8 @@
 """`make nightly`: what is too long for CI. Writes docs/nightly/DATE.md with real figures, what
 each step says into reports/nightly/step-N.log as it says it, exits 1 on any failure.
 
-Steps: full level on every subject, the mutant bank and honest variants on 10 seeds, ten times the property examples.
+Steps: full level on every subject, the mutant bank and honest variants on 10 seeds, ten times the property examples,
+ten million broken frames, 1,000 seeds of the simulator.
 """
 
 import datetime
@@ -44,6 +45,12 @@ STEPS: list[tuple[str, list[str], dict[str, str]]] = [
         [sys.executable, "-m", "pytest", "-n", "2", "tests/core", "tests/convert", "tests/models"],
         {"ZG_PROPERTY_FACTOR": "10"},
     ),
+    (
+        "the decoder's bound over ten million broken frames",
+        [sys.executable, "-m", "pytest", "tests/core/wire/test_decoder_bound.py"],
+        {"ZG_FUZZ_FRAMES": "10000000"},
+    ),
+    ("zg-sim doctor: 1,000 seeds in every way", [str(BIN / "zg-sim"), "doctor", "--seeds", "1000"], {}),
 ]
 
 
