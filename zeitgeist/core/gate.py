@@ -44,6 +44,7 @@ class Gate:
 
     def __init__(self, machines: tuple[Machine, ...]) -> None:
         self.rows = {kind: row for kind, row in REGISTRY.items() if row.machine in machines}
+        self.trusts = {kind: frozenset(row.trust) for kind, row in self.rows.items()}
         self.next: dict[LinkId, int] = {}
 
     def frame(self, frame: FrameArrived, standing: Standing) -> Admitted | Reason:
@@ -95,7 +96,7 @@ class Gate:
             return fault_of("zg/node/wrong-state", "state", standing.state, ", ".join(row.states))
         if standing.state == "closed":
             return fault_of("zg/node/wrong-state", "state", "closed", "an open link")
-        if row.trust and not any(level in standing.trust for level in row.trust):
+        if row.trust and self.trusts[kind].isdisjoint(standing.trust):
             held = ", ".join(standing.trust) or "nothing"
             return fault_of("zg/node/not-allowed", "trust", held, f"one of {', '.join(row.trust)}")
         return None
