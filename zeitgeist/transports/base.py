@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
-from xxhash import xxh3_64_intdigest
 
 from zeitgeist.core.descriptors.link import LinkFacts
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError, refuse
 from zeitgeist.core.limits import DESCRIPTOR_BYTES_MAX
-from zeitgeist.core.wire.frame import CHECK, HEAD, Frame, FrameDecoder
+from zeitgeist.core.wire.frame import Frame, FrameDecoder
 
 __all__ = [
     "STRANGER_BYTES_MAX",
@@ -89,20 +88,14 @@ class CarefulDecoder(FrameDecoder):
     """A decoder that takes memory for at most bytes_max of payload, whatever the channel would allow."""
 
     def __init__(self, bytes_max: int | None = STRANGER_BYTES_MAX) -> None:
-        super().__init__()
+        super().__init__(self.little)
         self.bytes_max = bytes_max
 
-    def complete(self) -> Frame | None:
-        """Asked before the payload's memory is taken; a damaged header is left to the law of the frame."""
-        if self.head is None and self.bytes_max is not None:
-            length = HEAD.unpack_from(self.buffer)[6]
-            if length > self.bytes_max and self.undamaged():
-                raise refuse("zg/transport/too-early", "length", length, f"at most {self.bytes_max} from a stranger")
-        return super().complete()
-
-    def undamaged(self) -> bool:
-        """The header in the buffer has its checksum."""
-        return CHECK.unpack_from(self.buffer, HEAD.size)[0] == xxh3_64_intdigest(memoryview(self.buffer)[: HEAD.size])
+    def little(self, length: int) -> bytearray:
+        """Asked before a payload's memory is taken."""
+        if self.bytes_max is not None and length > self.bytes_max:
+            raise refuse("zg/transport/too-early", "length", length, f"at most {self.bytes_max} from a stranger")
+        return bytearray(length)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,14 +16,25 @@ NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class BlockingLink:
-    """One end. Owns the socket. One thread sends, one receives."""
+    """One end. Owns the socket. One thread sends, one receives.
 
-    def __init__(self, sock: socket.socket) -> None:
+    reuse: the payload of a frame is valid until the next `receive` only. Zeroing and faulting in new memory for each
+    chunk costs as much as receiving it.
+    """
+
+    def __init__(self, sock: socket.socket, *, reuse: bool = False) -> None:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
-        self.decoder = FrameDecoder()
+        self.spare = bytearray()
+        self.decoder = FrameDecoder(self.taken) if reuse else FrameDecoder()
         self.gathers = type(sock) is socket.socket
+
+    def taken(self, length: int) -> bytearray:
+        """The memory of the last payload again, when it fits."""
+        if len(self.spare) != length:
+            self.spare = bytearray(length)
+        return self.spare
 
     def send(self, frame: Frame, *more: Bytes) -> None:
         """Send frame; its payload goes on with more. `OSError` when the connection is gone, `TimeoutError`."""

@@ -9,6 +9,7 @@ where it seems. Whether a sequence number is the next one is the session's to ju
 """
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from typing import TypeAlias
 
@@ -128,10 +129,12 @@ class FrameDecoder:
     """Bytes of one ordered stream in, whole and verified frames out; never holds more than one frame.
 
     Push: `feed(data)`. Without a copy: read into `target()` and call `advance(count)`, as `recv_into` and
-    `BufferedProtocol` do. Each payload is a buffer of its own; later frames do not overwrite it.
+    `BufferedProtocol` do. Each payload is a buffer of its own; later frames do not overwrite it, unless take says so.
+    take: gives the memory of a payload, after its header was checked; may refuse.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[int], bytearray] = bytearray) -> None:
+        self.take = take
         self.buffer = bytearray(FRAME_HEADER_BYTES)
         self.filled = 0
         self.head: Head | None = None
@@ -186,7 +189,7 @@ class FrameDecoder:
         """The buffer is full: of a header, or of a payload."""
         if self.head is None:
             self.head = read_header(self.buffer)
-            self.buffer, self.filled = bytearray(self.head[3]), 0
+            self.buffer, self.filled = self.take(self.head[3]), 0
             if self.head[3]:
                 return None
         channel, kind, flags, _, stream, sequence, check = self.head
