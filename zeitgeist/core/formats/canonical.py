@@ -5,7 +5,7 @@ Law: a decoder refuses bytes that do not re-encode to themselves, and fields tha
 """
 
 import hashlib
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 
@@ -26,8 +26,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 R = TypeVar("R", bound=Record)
 
 ENCODER = msgspec.msgpack.Encoder(order="sorted")
-DECODERS: dict[type[Record], msgspec.msgpack.Decoder[Record]] = {}
-"""One for each kind that was read: to look a type up costs five times what reading a small record does."""
 
 
 def encode(record: Record) -> bytes:
@@ -49,11 +47,8 @@ def decode(data: bytes | memoryview, kind: type[R], bytes_max: int = CONTROL_BYT
         raise RemoteProtocolError(
             "zg/wire/record-too-large", f"got {len(data)} bytes, wanted at most {bytes_max}", kind.__name__
         )
-    decoder = DECODERS.get(kind)
-    if decoder is None:
-        decoder = DECODERS[kind] = msgspec.msgpack.Decoder[Record](kind)
     try:
-        record = cast("R", decoder.decode(data))
+        record = msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise RemoteProtocolError("zg/wire/bad-record", f"{kind.__name__}: {error}", kind.__name__) from error
     if encode(record) != bytes(data):
