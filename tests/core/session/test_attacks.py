@@ -388,3 +388,25 @@ def test_a_link_without_tls_off_loopback_is_refused_before_anything_is_said() ->
     pair.connect(loopback=False)
     assert pair.a.refusals(ours=True) == pair.b.refusals(ours=True) == ["auth/tls-required"]
     assert not any(isinstance(decoded(frame), Hello) for _, frame in pair.carried)
+
+
+def test_a_proof_of_another_length_never_reaches_the_keys() -> None:
+    """The host is not asked; where nothing is to be proven, nothing may be."""
+    for modes, proof in ((("ed25519",), bytes(32)), (("token",), bytes(64)), (("none",), b"x")):
+        alone = {"bundle": ALONE} if modes == ("none",) else {}
+        a, b = party("a", modes, **alone), party("b", modes, **alone)
+        b.mute = True
+        pair = Pair(a, b, on(Proof, lambda f, proof=proof: (changed(f, proof=proof),)))
+        pair.connect()
+        assert b.refusals(ours=True) == ["auth/bad-proof"] and not b.sessions.book.waiting
+
+
+def test_a_challenge_by_another_token_than_ours_is_refused() -> None:
+    """Before we prove anything, even when we hold that token too."""
+    held = {"tokens": (token_of("old"), token_of("new")), "bundle": ALONE}
+    a, b = party("a", ("token",), **held), party("b", ("token",), **held)
+    a.secrets = b.secrets = ("old", "new")
+    pair = Pair(a, b, on(Challenge, lambda f: (changed(f, token=token_of("old").key),)))
+    pair.connect()
+    assert pair.a.refusals(ours=True) == ["auth/unknown-token"]
+    assert not any(isinstance(decoded(frame), Proof) for _, frame in pair.carried)

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from tests.core.pair import Pair, Party, backend, boot_of, bundle_of, config_of, decoded, member_of, offer
+from tests.core.pair import Pair, Party, backend, boot_of, bundle_of, changed, config_of, decoded, member_of, offer
+from zeitgeist.core.descriptors.cache import Extension
 from zeitgeist.core.descriptors.node import Times, WorkerConfig
-from zeitgeist.core.effects import LinkDown
+from zeitgeist.core.effects import LinkDown, Signed
 from zeitgeist.core.facts import BulkDown, BulkUp, ControlDialled, Draining, LinkLost, PeerDown, PeerUp, WorkersSettled
 from zeitgeist.core.formats.canonical import digest
 from zeitgeist.core.ids import LinkId, NodeId, Ticket
@@ -190,6 +191,28 @@ def test_a_draining_node_says_goodbye_and_takes_nobody_new() -> None:
     assert pair.b.link(there).state == "draining"
 
 
+def test_a_session_that_gets_ready_while_we_drain_drains_too() -> None:
+    pair = pair_of()
+    here, there = pair.connect(pump=False)
+    pair.pump(6)
+    pair.b.fact(Draining(peer=NodeId(""), reason="maintenance"))
+    pair.pump()
+    assert (pair.a.state(here), pair.b.state(there)) == ("draining", "draining")
+
+
+def test_what_the_host_answers_for_a_link_that_is_gone_is_dropped() -> None:
+    """Nothing waits for it, nothing happens."""
+    pair = pair_of()
+    pair.a.mute = True
+    here, there = pair.connect()
+    (ticket,) = pair.a.sessions.book.waiting
+    pair.cut(here, there)
+    assert not pair.a.sessions.book.waiting
+    before = (len(pair.a.events), len(pair.a.frames))
+    pair.a.run(lambda out: pair.a.sessions.answer(ticket, Signed(proof=bytes(64)), pair.a.now, out))
+    assert (len(pair.a.events), len(pair.a.frames)) == before
+
+
 # ---- workers
 
 
@@ -311,6 +334,59 @@ def test_a_bulk_link_of_no_ready_session_is_refused() -> None:
     assert b.refusals(ours=True) == ["session/no-such-session"] * 2 and not b.all(BulkUp)
 
 
+def test_a_draining_session_gets_no_bulk_link() -> None:
+    """Nothing new starts."""
+    pair = pair_of()
+    here, there = pair.connect()
+    pair.b.fact(Draining(peer=NodeId(""), reason="maintenance"))
+    pair.b.frames.clear()
+    pair.b.sessions.book.draining = False  # the session alone drains
+    pair.connect(lane="bulk", joins=here)
+    assert pair.b.refusals(ours=True) == ["session/no-such-session"] and pair.b.state(there) == "draining"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "reason"),
+    [
+        (m.Hello, {"lane": "local"}, "session/wrong-lane"),
+        (m.Hello, {"lane": "bulk"}, "session/wrong-lane"),
+        (m.Hello, {"session": "00" * 16}, "session/wrong-lane"),
+        (m.Hello, {"framing": 2}, "session/unsupported"),
+        (m.Hello, {"compression": ("zstd",)}, "session/unsupported"),
+        (m.Challenge, {"compression": "zstd"}, "session/unsupported"),
+        *(
+            (kind, {"extensions": {"acme": Extension(critical=True, body=b"")}}, "wire/unknown-critical-extension")
+            for kind in (m.Hello, m.Challenge, m.Capabilities)
+        ),
+    ],
+)
+def test_what_is_not_spoken_here_is_refused_by_name(kind, fields, reason) -> None:
+    """Lanes that the driver contradicts, framings, compressions and critical extensions nobody knows."""
+    pair = pair_of()
+    pair.tap = lambda s, r, f: (changed(f, **fields),) if isinstance(decoded(f), kind) else (f,)
+    pair.connect()
+    refuser = pair.a if kind is m.Challenge else pair.b
+    assert refuser.refusals(ours=True) == [reason] and not pair.a.all(PeerUp)
+
+
+def test_a_worker_cannot_be_taken_for_a_peer() -> None:
+    """On a socket pair the Hello says local, or it is refused."""
+    pair = Pair(party("a"), party("w", ("none",)))
+    pair.tap = lambda s, r, f: (changed(f, lane="control"),) if isinstance(decoded(f), m.Hello) else (f,)
+    pair.connect(lane="local")
+    assert pair.b.refusals(ours=True) == ["session/wrong-lane"]
+
+
+def test_one_word_is_enough_while_an_answer_is_held_back() -> None:
+    """A second Capabilities before our workers have settled is out of order."""
+    b = Party(boot_of(config_of("b", workers=(WorkerConfig(name="w", backend="reference"),))))
+    pair = Pair(party("a"), b)
+    here, there = pair.connect()
+    (frame,) = [frame for _, frame in pair.carried if isinstance(decoded(frame), m.Capabilities)]
+    b.hear(there, msgspec.structs.replace(frame, sequence=frame.sequence + 1))
+    assert b.refusals(ours=True) == ["session/out-of-order"] and here
+
+
 def test_a_bulk_link_in_a_weaker_mode_than_its_session_is_refused() -> None:
     """The control link proved itself by certificate; a bulk connection without one is another party's, for all we
     know."""
@@ -324,7 +400,7 @@ def test_a_bulk_link_in_a_weaker_mode_than_its_session_is_refused() -> None:
 # ---- two links of one pair
 
 
-@pytest.mark.parametrize("order", ["a first", "b first", "interleaved"])
+@pytest.mark.parametrize("order", ["a first", "b first", "interleaved", "b ahead"])
 def test_two_nodes_that_dial_each_other_keep_the_link_of_the_smaller_id(order) -> None:
     """Whatever the order of events: one session, the same on both sides, dialled by a; nobody sees none or two."""
     pair = pair_of()
@@ -332,6 +408,10 @@ def test_two_nodes_that_dial_each_other_keep_the_link_of_the_smaller_id(order) -
         first = pair.connect(pair.a, pump=False)
         second = pair.connect(pair.b, pump=False)
         pair.pump()
+    elif order == "b ahead":
+        second = pair.connect(pair.b, pump=False)
+        pair.pump(5)
+        first = pair.connect(pair.a)
     elif order == "a first":
         first = pair.connect(pair.a)
         second = pair.connect(pair.b)
@@ -344,6 +424,7 @@ def test_two_nodes_that_dial_each_other_keep_the_link_of_the_smaller_id(order) -
         assert len(one.all(PeerUp)) - len(one.all(PeerDown)) == 1
         assert "session/duplicate" in one.refusals()
         assert not one.all(PeerGone) or order == "b first"
+        assert len(one.all(PeerUp)) == (2 if order == "b first" else 1)
 
 
 def test_a_redial_after_a_loss_that_only_the_dialler_saw_takes_over() -> None:
