@@ -153,6 +153,28 @@ def session_states() -> str:
     return header("Session states", "zeitgeist/core/session/states.py") + text + table(["in", "on", "then"], rows)
 
 
+def job_states() -> str:
+    """States, events and moves of a job, from the table that its three roles run (E4)."""
+    from zeitgeist.core.job import states as s
+
+    moves: dict[tuple[str, str], list[str]] = {}
+    for (before, event), after in s.TRANSITIONS.items():
+        if before != after and event not in ("fail", "cancel"):
+            moves.setdefault((before, after), []).append(event)
+    lines = ["    [*] --> proposed"]
+    lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in moves.items()]
+    lines += [f"    {state} --> [*]" for state in s.TERMINAL]
+    text = "Besides what is drawn, each live state ends in `failed` by fail and in `cancelled` by cancel.\n\n"
+    text += "```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n\n"
+    text += table(["state", "meaning"], [[f"`{state}`", about] for state, about in s.SENTENCES.items()])
+    text += "\n## Events\n\n" + table(
+        ["event", "what it is"], [[f"`{name}`", about] for name, about in s.EVENTS.items()]
+    )
+    text += "\n## Every move\n\nWhat is not here is refused: `zg/job/out-of-turn`.\n\n"
+    rows = [[f"`{before}`", f"`{event}`", f"`{after}`"] for (before, event), after in s.TRANSITIONS.items()]
+    return header("Job states", "zeitgeist/core/job/states.py") + text + table(["in", "on", "then"], rows)
+
+
 def trace() -> str:
     """Requirement → clause → test → code (X5)."""
     import traceability
@@ -186,6 +208,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "mutants.md": mutants,
     "session-states.md": session_states,
     "transfer-states.md": transfer_states,
+    "job-states.md": job_states,
     "traceability.md": trace,
     **wire_pages(),
 }

@@ -7,7 +7,7 @@ the rows that it can see. `recovered` comes with recovery by policy.
 from collections.abc import Mapping
 from typing import Final, Literal
 
-__all__ = ["ENDS", "LIVE", "SENTENCES", "TERMINAL", "TRANSITIONS", "EventName", "State"]
+__all__ = ["ENDS", "EVENTS", "LIVE", "SENTENCES", "TERMINAL", "TRANSITIONS", "EventName", "State"]
 
 State = Literal[
     "proposed",
@@ -37,6 +37,19 @@ SENTENCES: Final[Mapping[State, str]] = {
 
 TERMINAL: Final[tuple[State, ...]] = ("completed", "failed", "cancelled")
 LIVE: Final[tuple[State, ...]] = tuple(state for state in SENTENCES if state not in TERMINAL)
+
+EVENTS: Final[Mapping[str, str]] = {
+    "admit": "the admission is persisted; at the client's node, the owner said so",
+    "plan": "a plan about things as they are",
+    "assign": "an attempt was sent to the next of the plan",
+    "reject": "that one did not take it, and surely did not start",
+    "acknowledge": "a peer took it",
+    "execute": "a worker of this node took it",
+    "token": "a token came, in order",
+    "finish": "the last word was `stop` or `length`, and every token had come",
+    "fail": "a reason ended it: a party gone, a rule broken, time spent",
+    "cancel": "who asked wants no more, or is gone",
+}
 
 EventName = Literal["admit", "plan", "assign", "reject", "acknowledge", "execute", "token", "finish", "fail", "cancel"]
 
