@@ -26,11 +26,13 @@ CONVERSION = "benchmarks/cache_conversion.py"
 EXCHANGE = "benchmarks/cache_exchange.py"
 BULK = "benchmarks/worker_bulk.py"
 START = "benchmarks/verify_start.py"
+TRANSPORTS = "benchmarks/transports.py"
 TABLES: dict[str, list[str]] = {
     "conversion-numpy": [CONVERSION],
     "conversion-torch": [CONVERSION, "--torch"],
     "worker": [BULK],
     "verify": [START],
+    "transports": [TRANSPORTS],
     "exchange": [EXCHANGE],
 }
 """Marker in the page → what is run; the longest last."""
@@ -75,6 +77,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     EXCHANGE: exchange,
     BULK: figures,
     START: figures,
+    TRANSPORTS: figures,
 }
 
 

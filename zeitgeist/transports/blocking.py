@@ -7,6 +7,7 @@ and the same decoder as every other link; a wait has the socket's own timeout.
 import socket
 from collections.abc import Sequence
 
+from zeitgeist.core.limits import FRAME_HEADER_BYTES
 from zeitgeist.core.wire.frame import Frame, FrameDecoder, frame_header
 from zeitgeist.transports.base import Bytes
 
@@ -38,22 +39,22 @@ class BlockingLink:
 
     def send(self, frame: Frame, *more: Bytes) -> None:
         """Send frame; its payload goes on with more. `OSError` when the connection is gone, `TimeoutError`."""
-        parts = [memoryview(frame_header(frame, *more)), memoryview(frame.payload), *map(memoryview, more)]
+        parts: list[Bytes] = [frame_header(frame, *more), frame.payload, *more]
         if not self.gathers:
             for part in parts:
                 self.sock.sendall(part)
             return
-        total = sum(part.nbytes for part in parts)
         count = self.sock.sendmsg(parts, (), NO_SIGNAL)
-        if count < total:
+        if count < FRAME_HEADER_BYTES + sum([memoryview(part).nbytes for part in parts[1:]]):
             self.rest(parts, count)
 
-    def rest(self, parts: Sequence[memoryview], count: int) -> None:
+    def rest(self, parts: Sequence[Bytes], count: int) -> None:
         """What the first call did not take."""
         for part in parts:
-            if count < part.nbytes:
-                self.sock.sendall(part.cast("B")[count:], NO_SIGNAL)
-            count = max(0, count - part.nbytes)
+            view = memoryview(part).cast("B")
+            if count < view.nbytes:
+                self.sock.sendall(view[count:], NO_SIGNAL)
+            count = max(0, count - view.nbytes)
 
     def receive(self) -> Frame:
         """The next frame. Errors of the decoder; `zg/wire/truncated` or `EOFError` when the other side ended."""
