@@ -125,6 +125,19 @@ def test_a_handshake_that_is_not_over_in_time_is_refused() -> None:
     assert pair.a.sessions.deadline() is None and not pair.a.sessions.book.waiting
 
 
+def test_a_worker_may_take_its_time_to_answer() -> None:
+    """It loads its model first; the supervisor and the kernel bound that, not the handshake's deadline."""
+    pair = Pair(party("a"), party("w", ("none",)))
+    here, there = pair.connect(lane="local", pump=False)
+    late = list(pair.a.frames)
+    pair.a.frames.clear()
+    pair.sleep(30 * TIMES.handshake_ns)
+    assert pair.a.state(here) == "greeting" and pair.a.sessions.deadline() is None
+    pair.a.frames.extend(late)
+    pair.pump()
+    assert pair.ready(here, there)
+
+
 def test_a_quiet_link_is_pinged_and_a_silent_peer_is_given_up() -> None:
     """Both ping after a heartbeat of silence; answers keep the session; without any it ends after the silence."""
     pair = pair_of()

@@ -115,10 +115,12 @@ class Book:
     # ---- links
 
     def add(self, link: Link) -> None:
-        """A connection came up; its handshake has to end in time."""
+        """A connection came up; its handshake has to end in time. A worker loads its model before it answers: the
+        supervisor and the kernel say when that takes too long."""
         self.links[link.link] = link
         self.refresh(link)
-        self.wake(link, Instant(link.started + self.config.times.handshake_ns))
+        if link.lane != "local":
+            self.wake(link, Instant(link.started + self.config.times.handshake_ns))
 
     def wake(self, link: Link, at: Instant) -> None:
         """Look at link again at this instant, and not at an earlier one that was set before."""
