@@ -190,6 +190,9 @@ def test_a_link_lost_before_its_call_is_answered_counts() -> None:
     stand.lost(5, "gone at once")
     effects = stand.linked(1, 5)
     assert words(effects) == [("w0", "died")] and stand.machine.deadline() is not None
+    for link in range(100, 1100):
+        stand.wake() if link == 100 else stand.lost(link)
+    assert len(stand.machine.early) == 64, "strangers that come and go meanwhile do not pile up"
 
 
 def test_a_worker_that_never_answers_is_ended() -> None:

@@ -38,6 +38,9 @@ GUARD_FACTOR: Final = 60
 """A link that is neither ready nor lost after so many handshake times was forgotten by someone: 10 minutes, so that a
 worker may load its model before it answers."""
 
+EARLY_MAX: Final = 64
+"""Losses remembered while a call is under way, in case its link was lost before the answer; most are of strangers."""
+
 LineState = Literal["idle", "asked", "linked", "ready", "resting", "given_up"]
 
 
@@ -226,6 +229,8 @@ class Supervisor(Machine):
         if line is None:
             if self.tickets:
                 self.early[link] = reason
+                if len(self.early) > EARLY_MAX:
+                    del self.early[next(iter(self.early))]
             return
         if line.kind == "worker":
             out.calls.append(KillWorker(ticket=out.ticket(), link=link))
