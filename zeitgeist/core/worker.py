@@ -61,8 +61,10 @@ class Worker:
                 for listener in HEARS[type(fact)]:
                     for machine in self.hearing.get(listener, ()):
                         machine.fact(fact, now, out)
-        self.give_turn(out)
-        self.note_owners(out)
+        if self.computing is None:
+            self.give_turn(out)
+        if out.calls or out.persists:
+            self.note_owners(out)
         return out.effects(self.wake_at())
 
     def state_digest(self) -> Digest:
@@ -187,9 +189,7 @@ class Worker:
         owner.answer(ticket, result, now, out)
 
     def give_turn(self, out: Outbox) -> None:
-        """If the engine is free, what it computes next."""
-        if self.computing is not None:
-            return
+        """The engine is free: what it computes next."""
         turn = self.turns.choose(
             closing=bool(self.runs.ending),
             request=self.calls.oldest(),
@@ -218,4 +218,9 @@ class Worker:
 
     def wake_at(self) -> Instant | None:
         """The least deadline of all machines."""
-        return min((due for machine in self.machines if (due := machine.deadline()) is not None), default=None)
+        least: Instant | None = None
+        for machine in self.machines:
+            due = machine.deadline()
+            if due is not None and (least is None or due < least):
+                least = due
+        return least

@@ -15,8 +15,7 @@ import time
 
 from zeitgeist.core.effects import Send
 from zeitgeist.core.errors import refuse
-from zeitgeist.core.wire.frame import Channel as WireChannel
-from zeitgeist.core.wire.frame import Flag, Frame, FrameDecoder, frame_header
+from zeitgeist.core.wire.frame import CHANNELS, FLAGS, Flag, Frame, FrameDecoder, frame_header
 from zeitgeist.core.wire.payload import join_payload
 
 __all__ = ["Channel", "ChannelClosed", "ChannelTimeout"]
@@ -26,6 +25,7 @@ NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 CONTROL_BYTES = socket.CMSG_SPACE(4 * 4)
 """Room for four descriptors, so that a peer that passes more than one is seen to."""
 GONE = (BrokenPipeError, ConnectionResetError)
+ATTACHED = int(Flag.ATTACHED)
 
 
 class ChannelClosed(Exception):
@@ -56,13 +56,12 @@ class Channel:
 
     def readable(self, deadline: float | None) -> bool:
         """Wait until a read would not, at most until deadline; True when it would not."""
-        return self.wait(select.POLLIN, deadline)
+        return bool(self.reading.poll(milliseconds(deadline)))
 
     def wait(self, events: int, deadline: float | None) -> bool:
         poller = select.poll()
         poller.register(self.sock, events)
-        wait_ms = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
-        return bool(poller.poll(wait_ms))
+        return bool(poller.poll(milliseconds(deadline)))
 
     def send(
         self,
@@ -76,31 +75,41 @@ class Channel:
         deadline: `time.monotonic` seconds, None for ever. Errors: `zg/wire/frame-too-large` before a byte is sent,
         `ChannelClosed`, `ChannelTimeout`.
         """
-        channel = WireChannel(send.channel)
-        payload = b"".join((join_payload(channel, send.record), content))
+        channel = CHANNELS[send.channel]
+        record = join_payload(channel, send.record)
         frame = Frame(
             channel=channel,
             kind=send.kind,
             stream=send.stream,
             sequence=send.sequence,
-            flags=Flag(send.flags if fd is None else send.flags | Flag.ATTACHED),
-            payload=payload,
+            flags=FLAGS[send.flags if fd is None else send.flags | ATTACHED],
+            payload=record,
         )
-        self.send_bytes(frame_header(frame) + payload, fd, deadline)
-
-    def send_bytes(self, data: bytes, fd: int | None, deadline: float | None) -> None:
-        view = memoryview(data)
+        head = frame_header(frame, content) + record
         control = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        while view:
+        self.put([head, content] if len(content) else [head], control, deadline)
+
+    def put(
+        self,
+        parts: list[bytes | memoryview],
+        control: "list[tuple[int, int, array.array[int]]]",
+        deadline: float | None,
+    ) -> None:
+        """All of parts; the operating system may take them piece by piece."""
+        while parts:
             try:
-                count = self.sock.sendmsg([view], control, NO_SIGNAL)
+                count = self.sock.sendmsg(parts, control, NO_SIGNAL)
             except BlockingIOError:
                 if not self.wait(select.POLLOUT, deadline):
                     raise ChannelTimeout("sending") from None
             except GONE as error:
                 raise ChannelClosed("sending") from error
             else:
-                view, control = view[count:], []
+                control = []
+                while parts and count >= len(parts[0]):
+                    count -= len(parts.pop(0))
+                if parts and count:
+                    parts[0] = memoryview(parts[0])[count:]
 
     def receive(self, deadline: float | None = None) -> tuple[Frame, int | None]:
         """(frame, descriptor or None): the next frame; its header was checked before its payload was allocated.
@@ -111,7 +120,7 @@ class Channel:
         fds: list[int] = []
         try:
             frame = self.next_frame(deadline, fds)
-            if len(fds) != bool(frame.flags & Flag.ATTACHED):
+            if len(fds) != (int(frame.flags) & ATTACHED) // ATTACHED:
                 raise refuse(
                     "zg/wire/bad-header", "flags", f"{len(fds)} descriptors with flags {frame.flags}", "as many"
                 )
@@ -127,16 +136,22 @@ class Channel:
             try:
                 count, control, _, _ = self.sock.recvmsg_into([target], CONTROL_BYTES, CLOSE_ON_EXEC)
             except BlockingIOError:
-                if not self.wait(select.POLLIN, deadline):
+                if not self.readable(deadline):
                     raise ChannelTimeout("receiving") from None
                 continue
             except GONE as error:
                 raise ChannelClosed("receiving") from error
-            fds.extend(passed(control))
+            if control:
+                fds.extend(passed(control))
             if not count:
                 raise ChannelClosed("receiving")
             if frame := self.decoder.advance(count):
                 return frame
+
+
+def milliseconds(deadline: float | None) -> float | None:
+    """As a poll takes them; None for ever."""
+    return None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
 
 
 def passed(control: list[tuple[int, int, bytes]]) -> list[int]:

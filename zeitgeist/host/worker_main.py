@@ -46,13 +46,13 @@ from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.formats.canonical import encode
 from zeitgeist.core.ids import LinkId, NodeId, Ticket
 from zeitgeist.core.units import Instant
-from zeitgeist.core.wire.frame import BULK, Flag, Frame
+from zeitgeist.core.wire.frame import BULK, Frame
 from zeitgeist.core.wire.messages import Refused
 from zeitgeist.core.wire.payload import split_payload
 from zeitgeist.core.wire.registry import CHUNK_KIND, KINDS
 from zeitgeist.core.worker import Worker
 from zeitgeist.core_source import core_digest
-from zeitgeist.host.channel import Channel, ChannelClosed, ChannelTimeout
+from zeitgeist.host.channel import ATTACHED, Channel, ChannelClosed, ChannelTimeout
 from zeitgeist.host.clock import Clock
 from zeitgeist.host.engine import Engine, reason_of
 from zeitgeist.host.service import Service
@@ -187,11 +187,12 @@ class Driver:
         """Until the link ends or the engine was shut down."""
         try:
             while not self.over:
-                self.look()
-                if self.wanted:
-                    self.compute(self.wanted.popleft())
-                elif not self.over:
+                if not self.wanted:
                     self.wait()
+                    continue
+                self.compute(self.wanted.popleft())
+                if self.wanted:
+                    self.look()
         except (ChannelClosed, BrokenPipeError, ConnectionResetError):
             self.tell(LinkDown(link=LINK, reason="the parent closed its socket"))
         return 0
@@ -241,14 +242,19 @@ class Driver:
         """Take what is there, without waiting; ring when it is time."""
         while not self.over and self.channel.ready():
             self.read()
-        if self.wake_at is not None and self.wake_at <= self.clock.now():
-            self.tell(TimerFired())
+        self.ring()
 
     def wait(self) -> None:
         """For a frame, or for the time to ring."""
         due = None if self.wake_at is None else time.monotonic() + self.clock.seconds_until(self.wake_at)
         if self.channel.readable(due):
             self.read()
+        self.ring()
+
+    def ring(self) -> None:
+        """Tell the time when it was asked for."""
+        if self.wake_at is not None and self.wake_at <= self.clock.now():
+            self.tell(TimerFired())
 
     def read(self) -> None:
         """One frame to the core. After bytes that are no frames nothing more can be read: the core ends the link."""
@@ -279,7 +285,7 @@ class Driver:
                 link=LINK,
                 channel=int(frame.channel),
                 kind=frame.kind,
-                flags=int(frame.flags & ~Flag.ATTACHED),
+                flags=int(frame.flags) & ~ATTACHED,
                 stream=frame.stream,
                 sequence=frame.sequence,
                 record=bytes(record),
