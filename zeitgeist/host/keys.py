@@ -96,7 +96,7 @@ def make_bundle(
 
     Nodes that hold different bundles of one version refuse one another, so it is made once, then given to each.
     """
-    held = load_keyring(folder).bundle
+    held = load_keyring(private_folder(folder)).bundle
     now = time.time_ns()
     bundle = TrustBundle(
         bundle_version=held.bundle_version + 1 if held else 1,
@@ -105,7 +105,7 @@ def make_bundle(
         expires_utc_ns=now + days * DAY_NS,
         members=tuple(msgspec.structs.replace(member, trust=tuple(trust) or member.trust) for member in members),
     )
-    write(private_folder(folder) / "bundle.json", bundle)
+    write(folder / "bundle.json", bundle)
     return bundle
 
 
