@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.core.pair import backend, offer
 from zeitgeist.core.descriptors.node import HardwareProfile, MemoryProfile, NodeDescriptor
-from zeitgeist.core.formats.canonical import digest, encode
+from zeitgeist.core.formats.canonical import decode, digest, encode
 from zeitgeist.core.formats.kv import F32_HALF, CacheForm, ElementForm
 from zeitgeist.core.negotiate.agreement import ENTRIES_MAX, Agreement, negotiate
 from zeitgeist.core.negotiate.declared import Side, own_versions
@@ -254,6 +254,35 @@ def test_more_reasons_than_a_record_holds_are_counted() -> None:
     assert len(agreement.reasons) == ENTRIES_MAX and ids(agreement)[-1] == "negotiate/more-reasons"
     said = Assessment(outcome=agreement.outcome, agreement=digest(agreement), reasons=agreement.reasons)
     assert msgspec.msgpack.decode(encode(said), type=Assessment) == said
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5), st.integers(0, 400_000))
+def test_whatever_a_peer_declares_our_answer_fits_its_record(word, times) -> None:
+    """A stranger's text of half a megabyte, in each field that a reason quotes, is cut before it is said back."""
+    long = (word * times)[:400_000]
+    strange = CacheForm(k=ElementForm(dtype=long), v=ElementForm(dtype="", quant=long), pairing="half")
+    for other in (
+        side("b", models=(offer(tokenizer=""),), cluster=long),
+        side("b", models=(msgspec.structs.replace(offer(), engine=long),), transports=(long,)),
+        side("b", engines=(backend(strange, name=long, classes=(long,), capabilities=(long,)),)),
+        side("b", engines=(backend(name=long, cache_forms=()),)),
+        side("b", models=(with_model(tokenizer=long),)),
+        side("b", models=(with_model(model=long),)),
+        side("b", models=(with_model(model=long, name=long),)),
+    ):
+        for agreement in (negotiate(side("a"), other), negotiate(other, side("a"))):
+            said = Assessment(
+                outcome=agreement.outcome,
+                agreement=digest(agreement),
+                reasons=agreement.reasons,
+                conversions=agreement.conversions,
+            )
+            assert decode(encode(said), Assessment) == said
+
+
+def with_model(**fields):
+    return msgspec.structs.replace(offer(), descriptor=msgspec.structs.replace(offer().descriptor, **fields))
 
 
 # ---- symmetry

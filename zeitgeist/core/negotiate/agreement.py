@@ -15,7 +15,7 @@ from zeitgeist.core.descriptors.plan import Mode
 from zeitgeist.core.formats.canonical import Record, digest
 from zeitgeist.core.ids import Digest, NodeId
 from zeitgeist.core.negotiate.caches import FormPrice, route
-from zeitgeist.core.negotiate.declared import Side, engines_of, mismatches, undeclared
+from zeitgeist.core.negotiate.declared import Side, engines_of, mismatches, reason, undeclared
 from zeitgeist.core.wire.messages import Conversion, Outcome, Reason
 
 __all__ = ["ENTRIES_MAX", "Agreement", "negotiate"]
@@ -80,7 +80,7 @@ def judge(dialler: Side, acceptor: Side) -> Verdict:
     executors = [side for side in sides if "executor" in side.descriptor.roles]
     if not executors:
         return Verdict("solo_only", "solo", reasons=tuple(of_side("no-executor", side, "roles") for side in sides))
-    text = tuple(reason for side in executors for reason in text_engines(side))
+    text = tuple(why for side in executors for why in text_engines(side))
     if text and all(not capable(side) for side in executors):
         return Verdict("api_only", "api_only", reasons=text)
     mode: Mode = "routed" if any(side.models for side in executors) else "solo"
@@ -127,12 +127,12 @@ def both_ways(
     tokenizer is another identity, whatever the forms."""
     a, b = (side.descriptor.node for side in sides)
     if ours.descriptor.tokenizer != theirs.descriptor.tokenizer:
-        reason = Reason(
+        differs = reason(
             id="zg/negotiate/tokenizer-differs",
             detail=f"{a} has {ours.descriptor.tokenizer}, {b} has {theirs.descriptor.tokenizer}",
             field="models.descriptor.tokenizer",
         )
-        return [(FormPrice(), (reason,))] * 2
+        return [(FormPrice(), (differs,))] * 2
     head_dim = ours.descriptor.config.head_dim
     return [
         min(
@@ -160,7 +160,7 @@ def relatives(dialler: Side, acceptor: Side) -> list[Reason]:
     """Models of one name whose numbers differ: people will wonder why."""
     theirs = {offer.descriptor.name: offer.descriptor.model for offer in acceptor.models}
     return [
-        Reason(
+        reason(
             id="zg/negotiate/model-differs",
             detail=f"{offer.descriptor.name[:100]}: {offer.descriptor.model} against {theirs[offer.descriptor.name]}",
             field="models.descriptor.model",
@@ -203,13 +203,13 @@ WHY = {
 def of_side(word: str, side: Side, field: str) -> Reason:
     """A reason about one side's declaration."""
     node = side.descriptor.node
-    return Reason(id=f"zg/negotiate/{word}", detail=WHY[word].format(node=node), field=f"{node}.{field}")
+    return reason(id=f"zg/negotiate/{word}", detail=WHY[word].format(node=node), field=f"{node}.{field}")
 
 
 def of_pair(word: str, dialler: Side, acceptor: Side) -> Reason:
     """A reason about both."""
     detail = WHY[word].format(node=dialler.descriptor.node, other=acceptor.descriptor.node)
-    return Reason(id=f"zg/negotiate/{word}", detail=detail, field="models")
+    return reason(id=f"zg/negotiate/{word}", detail=detail, field="models")
 
 
 def unique(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
@@ -224,7 +224,7 @@ def bounded_reasons(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
     more = len(reasons) - ENTRIES_MAX + 1
     return (
         *reasons[: ENTRIES_MAX - 1],
-        Reason(id="zg/negotiate/more-reasons", detail=f"{more} more of the same kinds"),
+        reason(id="zg/negotiate/more-reasons", detail=f"{more} more of the same kinds"),
     )
 
 

@@ -12,6 +12,7 @@ from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.formats.dtype import DTYPES, precision_rule
 from zeitgeist.core.formats.kv import CacheForm, ElementForm
 from zeitgeist.core.formats.quant import SCHEMAS
+from zeitgeist.core.negotiate.declared import reason
 from zeitgeist.core.wire.messages import Conversion, Reason
 
 __all__ = ["FormPrice", "price_of", "route"]
@@ -43,11 +44,11 @@ def route(
     for backend, word in ((exporter, "cache_export"), (importer, "cache_import")):
         if word not in backend.capabilities:
             missing.append(
-                Reason(id="zg/negotiate/no-cache-exchange", detail=f"{who}: {backend.name[:64]} has no {word}")
+                reason(id="zg/negotiate/no-cache-exchange", detail=f"{who}: {backend.name[:64]} has no {word}")
             )
         elif not backend.cache_forms:
             missing.append(
-                Reason(
+                reason(
                     id="zg/negotiate/undeclared",
                     detail=f"{who}: nothing is declared",
                     field=f"{backend.name}.cache_forms",
@@ -89,7 +90,7 @@ def blocked(source: CacheForm, target: CacheForm, head_dim: int, who: str) -> It
 
 def no_path(who: str, field: str, got: object, wanted: object) -> Reason:
     """One difference."""
-    return Reason(id="zg/negotiate/no-conversion", detail=f"{who}: got {got}, wanted {wanted}"[:400], field=field)
+    return reason(id="zg/negotiate/no-conversion", detail=f"{who}: got {got}, wanted {wanted}"[:400], field=field)
 
 
 def usable(element: ElementForm, head_dim: int) -> bool:

@@ -11,13 +11,14 @@ import msgspec
 from zeitgeist.core.descriptors.backend import BACKEND_CLASSES, CAPABILITIES, BackendDescriptor
 from zeitgeist.core.descriptors.node import ModelOffer, NodeDescriptor, SchemaVersions
 from zeitgeist.core.descriptors.versions import SCHEMA_VERSIONS
+from zeitgeist.core.errors import DETAIL_CHARACTERS_MAX, FIELD_CHARACTERS_MAX, bounded
 from zeitgeist.core.formats.canonical import Record, digest
 from zeitgeist.core.formats.dtype import DTYPES
 from zeitgeist.core.formats.kv import CacheForm
 from zeitgeist.core.formats.quant import SCHEMAS
 from zeitgeist.core.wire.messages import Reason
 
-__all__ = ["Side", "engines_of", "mismatches", "own_versions", "undeclared", "version_reasons"]
+__all__ = ["Side", "engines_of", "mismatches", "own_versions", "reason", "undeclared", "version_reasons"]
 
 
 class Side(Record, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ def version_reasons(theirs: SchemaVersions, ours: SchemaVersions) -> Iterator[Re
     for field in SchemaVersions.__struct_fields__:
         a, b = getattr(theirs, field), getattr(ours, field)
         if a != b:
-            yield Reason(id="zg/version/mismatch", detail=f"theirs is {a}, ours is {b}", field=f"versions.{field}")
+            yield reason(id="zg/version/mismatch", detail=f"theirs is {a}, ours is {b}", field=f"versions.{field}")
 
 
 def engines_of(side: Side) -> dict[str, BackendDescriptor]:
@@ -102,34 +103,39 @@ def mismatches(dialler: Side, acceptor: Side) -> Iterator[Reason]:
     """What both had to say alike and did not."""
     a, b = dialler.descriptor, acceptor.descriptor
     yield from (
-        msgspec.structs.replace(reason, detail=f"{a.node} has {theirs}, {b.node} has {ours}")
-        for reason, theirs, ours in differing(a.versions, b.versions)
+        msgspec.structs.replace(unlike, detail=f"{a.node} has {theirs}, {b.node} has {ours}")
+        for unlike, theirs, ours in differing(a.versions, b.versions)
     )
     if a.cluster != b.cluster:
         yield differ("zg/negotiate/other-cluster", "cluster", a.cluster, b.cluster)
     if a.node == b.node:
-        yield Reason(id="zg/negotiate/same-node", detail=f"both sides are {a.node[:64]}", field="node")
+        yield reason(id="zg/negotiate/same-node", detail=f"both sides are {a.node[:64]}", field="node")
     if a.transports and b.transports and not any(word in b.transports for word in a.transports):
         yield differ("zg/negotiate/no-common-transport", "transports", ", ".join(a.transports), ", ".join(b.transports))
 
 
 def differing(a: SchemaVersions, b: SchemaVersions) -> Iterator[tuple[Reason, int, int]]:
     """The reasons of `version_reasons` with both numbers."""
-    for reason in version_reasons(a, b):
-        field = reason.field.removeprefix("versions.")
-        yield reason, getattr(a, field), getattr(b, field)
+    for unlike in version_reasons(a, b):
+        field = unlike.field.removeprefix("versions.")
+        yield unlike, getattr(a, field), getattr(b, field)
+
+
+def reason(id: str, detail: str, field: str = "") -> Reason:
+    """A reason that always fits its record, whatever a peer put into the words that it quotes."""
+    return Reason(id=id, detail=bounded(detail, DETAIL_CHARACTERS_MAX), field=bounded(field, FIELD_CHARACTERS_MAX))
 
 
 def silent(field: str) -> Reason:
     """Nothing was declared."""
-    return Reason(id="zg/negotiate/undeclared", detail="nothing is declared", field=field[:200])
+    return reason(id="zg/negotiate/undeclared", detail="nothing is declared", field=field)
 
 
 def undefined(field: str, got: str, wanted: str) -> Reason:
     """Something was declared that means nothing here."""
-    return Reason(id="zg/negotiate/undefined", detail=f"got {got[:80]}, wanted {wanted[:160]}", field=field[:200])
+    return reason(id="zg/negotiate/undefined", detail=f"got {got[:80]}, wanted {wanted[:160]}", field=field)
 
 
 def differ(id: str, field: str, dialler: str, acceptor: str) -> Reason:
     """The two sides' words."""
-    return Reason(id=id, detail=f"the dialler says {dialler[:200]}, the acceptor says {acceptor[:200]}", field=field)
+    return reason(id=id, detail=f"the dialler says {dialler[:200]}, the acceptor says {acceptor[:200]}", field=field)

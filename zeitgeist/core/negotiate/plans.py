@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from zeitgeist.core.descriptors.plan import Plan, Stage
 from zeitgeist.core.negotiate.agreement import Agreement
-from zeitgeist.core.negotiate.declared import Side
+from zeitgeist.core.negotiate.declared import Side, reason
 from zeitgeist.core.wire.messages import Reason
 
 __all__ = ["plan_for", "plan_reasons"]
@@ -65,6 +65,6 @@ def against(plan: Plan, ours: Plan) -> Iterator[Reason]:
 
 def bad(field: str, got: object, wanted: object) -> Reason:
     """One difference."""
-    return Reason(
+    return reason(
         id="zg/negotiate/bad-plan", detail=f"got {str(got)[:300]}, wanted {wanted}", field=f"plan.{field}"[:200]
     )
