@@ -329,7 +329,51 @@ def test_a_peer_that_rests_is_no_candidate() -> None:
     assert len(desk.of(PEER, m.Assign)) == 1, "asked over its oldest link"
 
 
+def test_an_id_whose_last_attempt_still_ends_is_not_given_to_the_same_executor() -> None:
+    """The deadline ended the job, the executor has not said its last word: until then the same id waits for another."""
+    desk = Desk(("coordinator",))
+    desk.peer(CLIENT, "c")
+    desk.peer(PEER, "p", models=(offer(),))
+    desk.hear(CLIENT, submit(deadline_ns=1000), b"prompt")
+    assert desk.wake_at is not None
+    desk.now = desk.wake_at
+    desk.tell(e.TimerFired())
+    desk.hear(CLIENT, submit(), b"prompt")
+    last = desk.last(CLIENT)
+    assert isinstance(last, m.Rejected) and last.reasons[0].id == "zg/job/id-in-use"
+    desk.hear(PEER, m.Finished(job="j", attempt=1, outcome="cancelled", token_count=0))
+    desk.hear(CLIENT, submit(), b"prompt")
+    assert [assigned.attempt for assigned in desk.of(PEER, m.Assign)] == [1, 2]
+
+
+def test_a_peer_is_what_its_oldest_link_says() -> None:
+    """Two ready links to one node: the plan weighs the one over which the job would go."""
+    desk = Desk(("coordinator",))
+    desk.peer(CLIENT, "c")
+    desk.peer(PEER, "p", models=(offer(),))
+    desk.peer(5, "p", models=(offer(),), trust=())
+    desk.hear(CLIENT, submit(), b"prompt")
+    assert len(desk.of(PEER, m.Assign)) == 1
+
+
 # ---- the executor
+
+
+def test_an_executor_that_drains_takes_no_attempt() -> None:
+    """What it has goes on."""
+    desk = executor()
+    desk.tell(e.DrainCommand(reason="maintenance"))
+    desk.hear(OWNER, assign("k"), b"prompt")
+    assert desk.of(OWNER, m.Rejected)[0].reasons[0].id == "zg/job/draining"
+    desk.hear(WORKER, m.Acknowledged(job="j", attempt=1))
+    assert desk.last(OWNER) == m.Acknowledged(job="j", attempt=1)
+
+
+def test_a_worker_s_word_about_another_attempt_is_refused() -> None:
+    """Nothing goes up."""
+    desk = executor()
+    desk.hear(WORKER, m.Acknowledged(job="j", attempt=2))
+    assert desk.refusals() == ["job/old-attempt"] and not desk.said.get(LinkId(OWNER))
 
 
 def test_an_attempt_names_the_peer_that_sends_it() -> None:
@@ -476,8 +520,10 @@ def test_an_application_sees_each_token_once() -> None:
     assert [event.index for event in desk.all(TokenDelivered)] == [0, 1]
     assert desk.refusals() == ["job/duplicate", "job/old-attempt", "job/unknown", "job/unknown"]
     assert len(desk.all(JobEnded)) == 1
+    desk.tell(e.TakenCommand(job=JobId("j"), next=1))
+    desk.tell(e.TakenCommand(job=JobId("j"), next=1))
     desk.tell(e.TakenCommand(job=JobId("j"), next=2))
-    assert desk.last(OWNER) == m.TokenAck(job="j", attempt=2, next=2) and not desk.held
+    assert [ack.next for ack in desk.of(OWNER, m.TokenAck)] == [1, 2] and not desk.held
 
 
 def test_an_application_that_takes_too_much_is_told_so() -> None:
@@ -488,6 +534,28 @@ def test_an_application_that_takes_too_much_is_told_so() -> None:
     desk.tell(e.TakenCommand(job=JobId("gone"), next=1))
     desk.tell(e.CancelCommand(job=JobId("gone")))
     assert JobId("j") in desk.jobs.clients.jobs
+
+
+def test_an_admitted_job_may_take_its_time() -> None:
+    """The time of a handshake binds the admission, not the job."""
+    desk = client()
+    assert desk.wake_at is None
+    desk.hear(OWNER, m.Token(job="j", attempt=1, index=0), b"t0")
+    assert not desk.all(JobEnded)
+
+
+def test_a_cancel_that_the_owner_does_not_answer_ends_the_job() -> None:
+    """Twice the time of silence: the application has its end, and the owner's late words find nobody."""
+    desk = client()
+    desk.tell(e.CancelCommand(job=JobId("j")))
+    desk.tell(e.CancelCommand(job=JobId("j")))
+    assert len(desk.of(OWNER, m.CancelJob)) == 1 and desk.wake_at is not None
+    desk.now = desk.wake_at
+    desk.tell(e.TimerFired())
+    assert [end.outcome for end in desk.all(JobEnded)] == ["cancelled"]
+    desk.hear(OWNER, m.Token(job="j", attempt=1, index=0), b"late")
+    desk.hear(OWNER, m.Finished(job="j", attempt=1, outcome="cancelled", token_count=1))
+    assert not desk.held and not desk.jobs.board.below and desk.refusals() == []
 
 
 def test_an_owner_speaks_for_itself() -> None:
