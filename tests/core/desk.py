@@ -36,7 +36,7 @@ from zeitgeist.core.units import Instant
 from zeitgeist.core.wire import messages as m
 from zeitgeist.core.wire.registry import KINDS, REGISTRY, SessionState
 
-__all__ = ["ALL", "Desk", "assign", "submit"]
+__all__ = ["ALL", "Desk", "Ready", "assign", "submit"]
 
 ALL: tuple[TrustLevel, ...] = (
     "trusted_executor",

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.desk import ALL, CORE, Desk, assign, submit
+from tests.core.desk import ALL, CORE, Desk, Ready, assign, submit
 from tests.core.mesh import Mesh
 from tests.core.pair import config_of
 from zeitgeist.core import effects as e
 from zeitgeist.core.errors import LocalProtocolError
+from zeitgeist.core.facts import Fact
 from zeitgeist.core.formats.canonical import encode
 from zeitgeist.core.ids import LinkId, Ticket
-from zeitgeist.core.node import Node
+from zeitgeist.core.machine import Machine
+from zeitgeist.core.node import Machines, Node
+from zeitgeist.core.outbox import Outbox
 from zeitgeist.core.recording import BlockReader, BlockWriter, Entry, Header, Recorder
 from zeitgeist.core.replay import Replayer
 from zeitgeist.core.trace import MessageRefused
@@ -62,6 +65,48 @@ def test_an_answer_goes_to_who_asked_and_once() -> None:
     for unknown in (ticket, Ticket(999)):
         with pytest.raises(LocalProtocolError, match="zg/node/unknown-ticket"):
             desk.tell(e.Persisted(ticket=unknown))
+
+
+class Asks(Machine):
+    """Asks for a dial whenever it is told, woken or given a fact, and writes down who was answered. due: its deadline."""
+
+    def __init__(self, due: int | None = None) -> None:
+        self.due = due
+        self.asked: list[Ticket] = []
+        self.answered: list[Ticket] = []
+
+    def ask(self, out: Outbox) -> None:
+        self.asked.append(out.ticket())
+        out.calls.append(e.Dial(ticket=self.asked[-1], address="a", lane="control"))
+        out.persists.append(e.Persist(ticket=out.ticket(), sync=False, key="k", value=b""))
+        out.calls.append(e.KillWorker(ticket=out.ticket(), link=LinkId(1)))
+
+    def expire(self, now: Instant, out: Outbox) -> None:
+        self.ask(out)
+
+    def fact(self, fact: Fact, now: Instant, out: Outbox) -> None:
+        self.ask(out)
+
+    def answer(self, ticket: Ticket, result: e.Result | Reason | None, now: Instant, out: Outbox) -> None:
+        self.answered.append(ticket)
+
+    def deadline(self) -> Instant | None:
+        return None if self.due is None else Instant(self.due)
+
+
+def test_who_asks_in_any_way_is_answered_and_the_least_deadline_counts() -> None:
+    """Three machines that ask when woken and when given a fact: each answer finds its own; what has no answer waits for
+    none."""
+    asks = {"transfer": Asks(70), "job": Asks(), "supervise": Asks(50)}
+    node = Node(lambda boot: Machines(session=Ready(boot), **asks))
+    assert node.step(BOOT, Instant(0)).wake_at == 50
+    for input in (e.TimerFired(), e.DrainCommand(reason="x")):
+        for call in node.step(input, Instant(1)).calls:
+            if isinstance(call, e.Dial):
+                node.step(e.CallFailed(ticket=call.ticket, reason=REASON), Instant(1))
+    assert [len(machine.asked) for machine in asks.values()] == [2, 2, 2]
+    assert all(machine.answered == machine.asked for machine in asks.values())
+    assert not node.askers
 
 
 @pytest.mark.requirement("H2")
