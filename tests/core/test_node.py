@@ -68,7 +68,7 @@ def test_an_answer_goes_to_who_asked_and_once() -> None:
 
 
 class Asks(Machine):
-    """Asks for a dial whenever it is told, woken or given a fact, and writes down who was answered. due: its deadline."""
+    """Asks for a dial whenever it is woken or given a fact, and writes down what was answered. due: its deadline."""
 
     def __init__(self, due: int | None = None) -> None:
         self.due = due
