@@ -175,6 +175,21 @@ def job_states() -> str:
     return header("Job states", "zeitgeist/core/job/states.py") + text + table(["in", "on", "then"], rows)
 
 
+def worker_states() -> str:
+    """States, events and moves of an attempt in a worker, from the table that runs (E4)."""
+    from zeitgeist.core.generate import states as s
+
+    lines = ["    [*] --> queued"]
+    lines += [f"    {before} --> {after}: {event}" for (before, event), after in s.TRANSITIONS.items()]
+    text = "```mermaid\nstateDiagram-v2\n" + "\n".join([*lines, "    gone --> [*]"]) + "\n```\n\n"
+    text += table(["state", "meaning"], [[f"`{state}`", about] for state, about in s.SENTENCES.items()])
+    events = [[f"`{name}`", about] for name, about in s.EVENTS.items()]
+    text += "\n## Events\n\n" + table(["event", "what it is"], events)
+    text += "\n## Every move\n\nA move that is not here is our own defect: the worker ends.\n\n"
+    rows = [[f"`{before}`", f"`{event}`", f"`{after}`"] for (before, event), after in s.TRANSITIONS.items()]
+    return header("Worker states", "zeitgeist/core/generate/states.py") + text + table(["in", "on", "then"], rows)
+
+
 def trace() -> str:
     """Requirement → clause → test → code (X5)."""
     import traceability
@@ -209,6 +224,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "session-states.md": session_states,
     "transfer-states.md": transfer_states,
     "job-states.md": job_states,
+    "worker-states.md": worker_states,
     "traceability.md": trace,
     **wire_pages(),
 }

@@ -167,6 +167,18 @@ def test_a_new_epoch_of_the_owner_is_later_than_any_attempt_before() -> None:
     assert [a.attempt for a in bench.of(m.Acknowledged)] == [7, 1]
 
 
+def test_two_owners_of_one_job_id_do_not_meet_in_a_worker() -> None:
+    """While one runs the other is rejected; afterwards its own count of epochs and attempts says what is late."""
+    bench = Bench()
+    bench.hear(assign(owner="n1", owner_epoch=9, attempt=5), content=True)
+    bench.hear(assign(owner="n2"), content=True)
+    assert [r.reasons[0].id for r in bench.of(m.Rejected)] == ["zg/job/id-in-use"]
+    bench.hear(m.CancelJob(job="a"))
+    run_until_quiet(bench)
+    bench.hear(assign(owner="n2"), content=True)
+    assert len(bench.of(m.Acknowledged)) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "content", "id"),
     [
@@ -199,6 +211,7 @@ def test_a_full_worker_rejects_and_says_when_to_come_back() -> None:
     bench = Bench()
     for index in range(RUNS_MAX + 1):
         bench.hear(assign(f"j{index}"), content=True)
+    bench.hear(assign("j0", attempt=2), content=True)
     rejected = bench.of(m.Rejected)
     assert [(r.job, r.reasons[0].id) for r in rejected] == [(f"j{RUNS_MAX}", "zg/worker/queue-full")]
     assert rejected[0].retry_after_ns > 0

@@ -61,7 +61,7 @@ class Runs(Machine):
         self.models: tuple[Digest, ...] = tuple(offer.descriptor.model for offer in models)
         self.runs: dict[JobId, Run] = {}
         self.timed: dict[int, Run] = {}
-        self.fences: dict[JobId, tuple[int, int]] = {}
+        self.fences: dict[tuple[str, JobId], tuple[int, int]] = {}
         self.prompts: deque[Run] = deque()
         self.ring: list[Run] = []
         self.ending: list[Run] = []
@@ -166,11 +166,11 @@ class Runs(Machine):
         job, fence = JobId(assign.job), (assign.owner_epoch, assign.attempt)
         before = self.runs.get(job)
         taken = Acknowledged(job=assign.job, attempt=assign.attempt)
-        if before is not None and before.fence == fence:
+        if before is not None and (before.assign.owner, before.fence) == (assign.owner, fence):
             let_go(frame.content, out)
             out.frame(frame.link, taken)
             return
-        refused = self.refusal(assign, fence, frame.content is not None)
+        refused = self.refusal(assign, before, frame.content is not None)
         if refused is not None or frame.content is None:
             assert refused is not None, "an attempt without a prompt is refused"
             let_go(frame.content, out)
@@ -184,8 +184,8 @@ class Runs(Machine):
         due = Instant(now + assign.deadline_ns) if assign.deadline_ns else None
         run = Run(link=frame.link, assign=assign, place=self.turns.arrive(), content=frame.content, deadline=due)
         self.runs[job] = run
-        self.fences.pop(job, None)
-        self.fences[job] = fence
+        self.fences.pop((assign.owner, job), None)
+        self.fences[assign.owner, job] = fence
         if len(self.fences) > FENCES_MAX:
             del self.fences[next(iter(self.fences))]
         if due is not None:
@@ -193,15 +193,18 @@ class Runs(Machine):
         self.prompts.append(run)
         out.frame(frame.link, taken)
 
-    def refusal(self, assign: Assign, fence: tuple[int, int], content: bool) -> Reason | None:
-        """Why this worker does not take the attempt; None when it does."""
-        if fence <= self.fences.get(JobId(assign.job), (-1, -1)):
+    def refusal(self, assign: Assign, before: Run | None, content: bool) -> Reason | None:
+        """Why this worker does not take the attempt; None when it does. before: of that job, and here."""
+        fence = (assign.owner_epoch, assign.attempt)
+        if before is not None and before.assign.owner != assign.owner:
+            return Reason(id="zg/job/id-in-use", detail=f"{before.assign.owner} runs a job of this id", field="job")
+        if fence <= self.fences.get((assign.owner, JobId(assign.job)), (-1, -1)):
             return Reason(id="zg/worker/stale-attempt", detail=f"got {fence}, a later one is known", field="attempt")
         if self.draining:
             return Reason(id="zg/worker/draining", detail="nothing new is started")
         if assign.model not in self.models:
             return Reason(id="zg/backend/no-model", detail=f"{assign.model} is not loaded here", field="model")
-        if len(self.runs) >= RUNS_MAX:
+        if before is None and len(self.runs) >= RUNS_MAX:
             return Reason(id="zg/worker/queue-full", detail=f"{RUNS_MAX} attempts are here already")
         if not content:
             return Reason(id="zg/worker/bad-request", detail="got no content, wanted a prompt", field="content")
