@@ -36,8 +36,8 @@ def cluster(folder: Path) -> None:
 @pytest.mark.requirement("E4")
 @pytest.mark.engine("reference")
 def test_a_node_process_serves_a_completion_and_drains_while_a_stream_runs(tmp_path: Path) -> None:
-    """b is a process, a is this one; SIGTERM comes at the fifth of 40 tokens: all 40 arrive, the process ends with 0, its
-    recording is whole and replays without a difference."""
+    """b is a process, a is this one; SIGTERM comes at the fifth of 40 tokens: all 40 arrive, the process ends with 0,
+    its recording is whole and replays without a difference."""
     cluster(tmp_path)
     worker = {"name": "w", "backend": "reference", "model": str(TINY)}
     trace = tmp_path / "b.zgtrace"

@@ -23,8 +23,10 @@ __all__ = ["LINGER_S", "TURN_BYTES", "StreamLink"]
 
 TURN_BYTES = 1 << 20
 """1 MiB: 0.3 ms of copying; control waits at most this long for each bulk link."""
-PARTS_MAX = 64
-"""Parts a `sendmsg`: far below IOV_MAX (1,024), and more than a turn's worth of chunks."""
+AT_ONCE_BYTES = 64 << 10
+"""A frame of at most so much goes inside `send`; a larger one in a turn of its own, however many a step sends."""
+PARTS_MAX = 8
+"""Parts a `sendmsg`: two or three frames, about a turn's worth of chunks."""
 LINGER_S = 1.0
 """How long an end waits for the other to have read everything. Closing with unread input makes the kernel throw away
 what we said last, which is the reason that we closed."""
@@ -83,11 +85,14 @@ class StreamLink:
         idle = not self.queue
         views = [flat for part in parts if (flat := memoryview(part).cast("B")).nbytes]
         self.queue.extend(views)
-        self.waits += sum(view.nbytes for view in views)
+        total = sum([view.nbytes for view in views])
+        self.waits += total
         if fd is not None:
             self.passing.append((views[0], fd))
-        if idle:
+        if idle and total <= AT_ONCE_BYTES:
             self.writable()
+        elif idle:
+            self.watch_writing()
 
     def writable(self) -> None:
         """Give the kernel what it takes."""
@@ -98,14 +103,18 @@ class StreamLink:
         except OSError as error:
             self.lost(error.strerror or "sending failed")
             return
+        self.watch_writing()
+        if not self.queue:
+            self.drained()
+
+    def watch_writing(self) -> None:
+        """Ask the loop for a turn as long as there is something to write."""
         if bool(self.queue) != self.writing:
             self.writing = bool(self.queue)
             if self.writing:
                 self.loop.add_writer(self.sock, self.writable)
             else:
                 self.loop.remove_writer(self.sock)
-        if not self.queue:
-            self.drained()
 
     def drained(self) -> None:
         """The kernel took all."""
@@ -115,7 +124,8 @@ class StreamLink:
     def write_some(self) -> None:
         """One call for as many parts as there are. A descriptor travels with the first byte of its own frame, so a
         call stops before the next frame that has one."""
-        while self.queue:
+        budget = TURN_BYTES
+        while self.queue and budget > 0:
             parts, control = list(islice(self.queue, PARTS_MAX)), []
             if self.passing:
                 parts, control = self.with_descriptor(parts)
@@ -124,6 +134,7 @@ class StreamLink:
                 os.close(self.passing.popleft()[1])
             total = sum(part.nbytes for part in parts)
             self.taken(count)
+            budget -= count
             if count < total:
                 return
 
