@@ -4,6 +4,7 @@ Law: a token is acknowledged when the program asks for the next one, so that a s
 nobody else. A stream that is left before its end is cancelled. Content is read here, where it leaves the protocol.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -126,6 +127,7 @@ async def send_tensor(
     """
     dtype_named(dtype)
     view = memoryview(data).cast("B")
+    checksum = await asyncio.to_thread(content_digest, view)
     envelope = TensorEnvelope(
         tensor=fresh_name(),
         op="",
@@ -141,7 +143,7 @@ async def send_tensor(
         framing="chunks",
         compression="none",
         length=view.nbytes,
-        checksum=content_digest(view),
+        checksum=checksum,
         sequence=0,
         chunk_bytes=CHUNK_BYTES,
         chunk_count=chunk_count_for(view.nbytes, CHUNK_BYTES),
@@ -152,7 +154,7 @@ async def send_tensor(
 
     events = runtime.events.subscribe(wanted)
     try:
-        content = runtime.payloads.put(view)
+        content = runtime.payloads.put(view, checksum)
         runtime.tell(SendCommand(peer=peer, channel=channel, envelope=envelope, content=content, purpose=purpose))
         event = await events.take()
     finally:

@@ -5,6 +5,8 @@ below bytes_max: what would exceed it is refused before memory is taken. Release
 sends from keeps its own memory alive. `sim/payloads.py` gives the same verdicts.
 """
 
+import mmap
+
 from zeitgeist.core.effects import (
     ChunkArrived,
     Expect,
@@ -16,17 +18,27 @@ from zeitgeist.core.effects import (
 )
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 from zeitgeist.core.formats.digest import content_digest
-from zeitgeist.core.ids import Handle, LinkId
+from zeitgeist.core.ids import Digest, Handle, LinkId
 from zeitgeist.core.wire.chunks import Assembler, chunk_head, pack_chunk, unpack_chunk
 from zeitgeist.core.wire.frame import Frame
 from zeitgeist.core.wire.messages import Reason
 
 __all__ = ["Payloads", "reason_of"]
 
+PAGED_BYTES = 1 << 20
+"""From 1 MiB on the kernel gives pages as chunks fill them: to zero 64 MiB at once kept control waiting for 50 ms."""
+
 
 def reason_of(error: ZeitgeistError) -> Reason:
     """An error as it travels."""
     return Reason(id=error.id, detail=error.detail, field=error.field)
+
+
+def fresh_memory(length: int) -> memoryview | None:
+    """Room for a payload, taken page by page; None where it is small enough to be taken at once."""
+    if length < PAGED_BYTES:
+        return None
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Payloads:
@@ -42,14 +54,15 @@ class Payloads:
         self.bytes = 0
         self.last = -1
 
-    def put(self, data: bytes | memoryview) -> PayloadRef:
-        """Keep data under a new handle. `zg/transport/memory-full` when there is no room."""
+    def put(self, data: bytes | memoryview, digest: Digest | None = None) -> PayloadRef:
+        """Keep data under a new handle. digest: of it, where the caller knows. `zg/transport/memory-full` when there is
+        no room."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self.take(view.nbytes)
         self.last += 2
         handle = Handle(self.last)
         self.held[handle] = view
-        return PayloadRef(handle=handle, length=view.nbytes, digest=content_digest(view))
+        return PayloadRef(handle=handle, length=view.nbytes, digest=digest or content_digest(view))
 
     def get(self, handle: Handle) -> memoryview:
         """The bytes behind handle. Asking for what was released is a fault of the core."""
@@ -66,7 +79,7 @@ class Payloads:
         """Make room for chunks of a stream. Where there is none, each of its chunks is refused with that reason."""
         if op.handle not in self.assemblers and op.handle not in self.held:
             try:
-                assembler = Assembler(op.envelope, self.payload_bytes_max)
+                assembler = Assembler(op.envelope, self.payload_bytes_max, fresh_memory(op.envelope.length))
                 self.take(op.envelope.length)
                 self.assemblers[op.handle] = assembler
             except ZeitgeistError as error:
