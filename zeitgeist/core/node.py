@@ -71,9 +71,7 @@ class Node:
 
     def state_digest(self) -> Digest:
         """Digest of all that the node holds: equal for two nodes that will do the same from here on."""
-        parts = [
-            msgspec.msgpack.encode((name, machine.state())) for name, machine in self.machines.items()
-        ]
+        parts = [msgspec.msgpack.encode((name, machine.state())) for name, machine in self.machines.items()]
         counters = (self.counters.ticket, self.counters.handle, sorted(self.counters.sequences.items()))
         own = (self.now, counters, sorted(self.gate.next.items()), sorted(self.askers.items()))
         return Digest("blake3:" + blake3.blake3(msgspec.msgpack.encode((own, parts))).hexdigest())
