@@ -10,7 +10,7 @@ import numpy as np
 
 from zeitgeist.core.effects import FrameArrived
 from zeitgeist.core.formats.canonical import Record, decode
-from zeitgeist.core.gate import Admitted, Gate
+from zeitgeist.core.gate import Admitted
 from zeitgeist.core.wire import messages as w
 from zeitgeist.core.wire.payload import split_payload
 from zeitgeist.host import messages as m
@@ -38,14 +38,12 @@ class JobParent:
         self.spec = spec or WorkerSpec(backend="reference", model=str(MODEL), name="w1", cluster="home")
         self.child, sock = start_worker_process(self.spec)
         self.channel = Channel(sock)
-        self.port = LocalPort(self.channel, self.spec.cluster, WAIT_S)
+        self.port = LocalPort(self.channel, self.spec.cluster, WAIT_S, ("session", "call", "job"))
         try:
             self.up = self.port.shake(time.monotonic() + WAIT_S)
         except BaseException:
             self.child.discard()
             raise
-        self.gate = self.port.gate
-        self.gate.rows = Gate(("session", "call", "job")).rows
         self.said: list[Record] = []
         self.content = b""
         self.tokens: dict[str, list[m.TokenContent]] = {}
@@ -86,7 +84,7 @@ class JobParent:
         )
         standing = self.port.sessions.standing(LINK)
         assert standing is not None
-        admitted = self.gate.frame(arrived, standing)
+        admitted = self.port.gate.frame(arrived, standing)
         assert isinstance(admitted, Admitted), admitted
         said = admitted.heard.record
         if isinstance(said, w.Token):

@@ -24,6 +24,7 @@ from zeitgeist.core.trace import PeerRefused
 from zeitgeist.core.units import Instant, Nanoseconds
 from zeitgeist.core.wire.messages import Call, CancelCall, Reason, Reply
 from zeitgeist.core.wire.payload import split_payload
+from zeitgeist.core.wire.registry import Machine
 from zeitgeist.host.channel import Channel, ChannelClosed
 
 __all__ = ["Lie", "LocalPort", "rebuilt"]
@@ -37,9 +38,14 @@ class Lie(Exception):
 
 
 class LocalPort:
-    """One session with one worker. Calls and replies are for one thread at a time, cancels for any that locks."""
+    """One session with one worker. Calls and replies are for one thread at a time, cancels for any that locks.
 
-    def __init__(self, channel: Channel, cluster: str, handshake_s: float) -> None:
+    machines: whose records are heard.
+    """
+
+    def __init__(
+        self, channel: Channel, cluster: str, handshake_s: float, machines: tuple[Machine, ...] = ("session", "call")
+    ) -> None:
         self.channel = channel
         config = NodeConfig(
             node=PARENT,
@@ -50,7 +56,7 @@ class LocalPort:
         )
         boot = Boot(core=Digest(""), config=config, epoch=time.time_ns(), seed=os.urandom(32))
         self.sessions = Sessions(boot)
-        self.gate = Gate(("session", "call"))
+        self.gate = Gate(machines)
         self.counters = Counters()
         self.peer: PeerUp | None = None
         self.began = time.monotonic_ns()
