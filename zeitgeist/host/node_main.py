@@ -18,6 +18,7 @@ import msgspec
 
 from zeitgeist.core.effects import DrainCommand
 from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.job.states import TERMINAL
 from zeitgeist.core.trace import JobEnded, JobMoved, WorkerChanged
 from zeitgeist.host.config import HostConfig, host_config, node_config
 from zeitgeist.host.events import Subscription
@@ -102,10 +103,10 @@ class Watch:
                     self.unsettled.remove(name)
                     if not self.unsettled:
                         say("ready")
-                case JobMoved(job=job):
+                case JobMoved(job=job, after=after) if after not in TERMINAL:
                     self.jobs.add(job)
                     self.idle.clear()
-                case JobEnded(job=job):
+                case JobMoved(job=job) | JobEnded(job=job):  # an executor's job ends with its move
                     self.jobs.discard(job)
                     if not self.jobs:
                         self.idle.set()
