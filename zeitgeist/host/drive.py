@@ -15,6 +15,7 @@ from zeitgeist.core.descriptors.link import Lane
 from zeitgeist.core.effects import (
     Call,
     CallDone,
+    Command,
     Dialled,
     Effects,
     Expect,
@@ -29,7 +30,7 @@ from zeitgeist.core.effects import (
     Sending,
     TimerFired,
 )
-from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 from zeitgeist.core.ids import Handle, LinkId, Ticket
 from zeitgeist.core.recording import Subject
 from zeitgeist.core.trace import Event, SessionMoved
@@ -96,7 +97,7 @@ class Drive:
     # ---- the loop
 
     def tell(self, input: Input) -> None:
-        """One step, now; inside another step, right after it."""
+        """One step, now; inside another step, right after it. A command that may not be is raised to who told it."""
         self.inputs.append(input)
         if self.running:
             return
@@ -112,10 +113,12 @@ class Drive:
         now = self.clock.now()
         try:
             effects = self.subject.step(input, now)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the input that caused it is kept
-            self.stopped = True
+        except Exception as error:
             if self.recording:
                 self.recording.crashed(now, input, error)
+            if isinstance(error, LocalProtocolError) and isinstance(input, Command):
+                raise  # what the application may not do is its own fault, and changed nothing
+            self.stopped = True
             self.world.crashed(error)
             return
         if self.recording:
