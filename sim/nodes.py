@@ -1,6 +1,7 @@
 """What the operators of a scenario decided: configurations, keys, the trust bundle of nodes and workers (A1, H1).
 
-Law: every node has the same bundle; a node's key, certificate and address follow from its name, so that two runs agree.
+Law: every node has the same bundle, or with tokens none, since a token proves membership and no name. A node's key,
+certificate and address follow from its name, so that two runs agree.
 """
 
 from sim.backend import descriptor, offer
@@ -76,7 +77,7 @@ def config_of(scenario: Scenario, node: NodeSpec) -> NodeConfig:
         cluster=CLUSTER,
         roles=node.roles,
         auth=auth,
-        bundle=bundle_of(scenario),
+        bundle=None if scenario.auth == "token" else bundle_of(scenario),
         dial=tuple(
             DialTarget(address=address_of(peer), node=peer, certificate=certificate_of(peer)) for peer in node.dial
         ),

@@ -1,7 +1,6 @@
-"""A party that is no node: it dials, greets, answers and complains, so that the simulator can be tested without the
-core.
+"""A party that is no node: it dials, greets, answers and complains, so that the simulator is tested without the core.
 
-It has the same face, `step(input, now) -> Effects`. `careless` makes the order of its sends come from a set of strings.
+It has the same face, `step(input, now) -> Effects`. `careless` takes what it says from a set of strings.
 """
 
 import blake3
@@ -38,6 +37,7 @@ from zeitgeist.core.wire.messages import Ping, Reason
 MILLISECOND = 1_000_000
 PERIOD = 10 * MILLISECOND
 PING, PONG = 7, 8
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 
 
 class Toy:
@@ -99,9 +99,9 @@ class Toy:
         for address in self.down:
             self.dial(address)
         self.down = []
-        names = {f"link {link}" for link in self.links} if self.careless else [f"link {link}" for link in self.links]
-        for name in names:
-            self.send(LinkId(int(name.split()[1])), PING, self.pongs)
+        words = [*set(WORDS)] if self.careless else WORDS
+        for link in self.links:
+            self.send(link, PING, WORDS.index(words[0]))
 
     def frame(self, frame: FrameArrived) -> None:
         if frame.sequence != self.heard[frame.link]:
