@@ -96,7 +96,7 @@ def named_ids(node: ast.expr) -> set[str]:
 def code(table: dict[str, Row]) -> None:
     """Ids named in the text of product and suite modules."""
     named: dict[str, list[str]] = defaultdict(list)
-    for package in ("zeitgeist", "certify", "docs/examples", "tools"):
+    for package in ("zeitgeist", "sim", "certify", "docs/examples", "tools"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if "checks" in path.parts:
                 continue

@@ -19,7 +19,7 @@ def test_the_listed_packages_are_those_of_the_tree() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for name in ("zeitgeist", "certify")
+        for name in ("zeitgeist", "sim", "certify")
         for path in (ROOT / name).rglob("__init__.py")
     }
     assert listed == found | {"certify.profiles", "certify.zg-tiny"}
@@ -56,7 +56,7 @@ def test_the_wheel_has_what_a_first_run_needs_and_no_more(wheel: Path) -> None:
     names = set(entries)
     data = {"certify/profiles/standard.toml", "certify/report/page.html.jinja", "certify/geometry_tokenizer.json"}
     assert names >= data | {"zeitgeist/py.typed", "certify/checks/test_backend_contract.py"}
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"zeitgeist", "certify"}
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"zeitgeist", "sim", "certify"}
     assert len(entries) == len(names) and wheel.stat().st_size < WHEEL_BYTES_MAX
 
 
@@ -98,7 +98,7 @@ def test_core_and_reference_need_four_packages(wheel: Path, tmp_path: Path) -> N
     """Nothing else is there: a worker loads zg-tiny and decodes; the tool says which extra it lacks."""
     bare = Installed(tmp_path / "venv", wheel, set(CORE))
     tops = {path.name for path in bare.site.iterdir() if path.name not in ("__pycache__", "numpy.libs")}
-    assert {name for name in tops if not name.endswith(".dist-info")} == {*CORE, "zeitgeist", "certify"}
+    assert {name for name in tops if not name.endswith(".dist-info")} == {*CORE, "zeitgeist", "sim", "certify"}
     code = (
         "from pathlib import Path; import certify, numpy, sys\n"
         "from zeitgeist.host.workers import Worker, WorkerSpec\n"
