@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 SUBJECTS ?= reference,torch,mlx,llama_cpp
 MATRIX ?= $(SUBJECTS),llama_cpp:kv-f16,llama_cpp:kv-q8_0,llama_cpp:kv-q4_0
 
-.PHONY: help setup certify test check nightly published selftest docs bench allure clean
+.PHONY: help setup certify test check walk nightly published selftest docs bench allure clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,12 @@ test: setup ## everything that CI runs: the fast gate, then all tests on real en
 
 check: ## the fast gate: format, lint, types, import contracts, tidy, core tests (under a minute)
 	@$(BIN)/python tools/check.py
+
+walk: ## two nodes, a completion, a tensor, their recordings replayed, a capture opened; half a minute (WALK=--help)
+	@$(BIN)/python -c 'import cryptography, numpy, rich, scapy, simpy, zeitgeist, zstandard' 2>/dev/null || { \
+		echo "walk: installing what it needs into $(VENV) …"; $(PYTHON) -m venv $(VENV) \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[node,sim,capture]'; }
+	@$(BIN)/python tools/walk.py --out $(OUT)/walk $(WALK)
 
 nightly: setup ## the long one: full level, every mutant, honest variants on 10 seeds, fuzzing; writes docs/nightly/DATE.md
 	@$(BIN)/python tools/nightly.py

@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -71,6 +71,7 @@ class Seen(msgspec.Struct, kw_only=True):
     tensors: list[TensorSent]
     digests: Counter[tuple[int, str]]
     drained: dict[str, str]
+    load: float
 
 
 async def walk(options: Options, folder: Path, out: Console) -> Summary:
@@ -128,6 +129,7 @@ async def asked(site: Site, address: str, options: Options, out: Console) -> See
             out.print(f"tensor {number + 1} of {options.sends}, {options.tensor_mib} MiB: ", end="")
             tensors.append(await tensor_sent(runtime, large))
             out.print(f"{len(large) / tensors[-1].seconds / 1e6:,.0f} MB/s")
+        load = os.getloadavg()[0]
     out.print("the client again, through a relay that writes down what passes …")
     host, port = address.removeprefix("tcp:").rsplit(":", 1)
     keys = folder / "walk-keys.log"
@@ -138,7 +140,7 @@ async def asked(site: Site, address: str, options: Options, out: Console) -> See
             again = await streamed(runtime, options.prompt, min(CAPTURED_TOKENS, options.token_count), lambda _: None)
             await tensor_sent(runtime, small)
     await asyncio.to_thread(write_capture, folder / "walk-tls.pcap", relay.sent)
-    return Seen(stream=stream, stream_again=again, tensors=tensors, digests=digests, drained={})
+    return Seen(stream=stream, stream_again=again, tensors=tensors, digests=digests, drained={}, load=load)
 
 
 def printer(out: Console):
@@ -208,6 +210,8 @@ def judged(
         busy=busy,
         steps={name.split(".")[0]: dict(one.steps.most_common()) for name, one in examined.items()},
         frames=capture.kinds,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        load=round(seen.load, 1),
         report_only=options.report_only,
     )
 
@@ -236,9 +240,9 @@ def differing(seen: Seen, wanted: Sequence[tuple[int, bytes, float]]) -> str:
     return ""
 
 
-def merged(parts: "Sequence[Counter[str]] | object") -> Counter[str]:
+def merged(parts: Iterable[Counter[str]]) -> Counter[str]:
     """One count of many."""
-    return sum(parts, Counter())  # type: ignore[call-overload]
+    return sum(parts, Counter[str]())
 
 
 def counts(counter: Counter[str]) -> str:

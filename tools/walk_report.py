@@ -32,7 +32,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """quiet, busy: round trips on control without a tensor in flight and beside one; steps: of each recording by kind
-    of input; frames: of the capture."""
+    of input; frames: of the capture; cores, load: of the machine, and how many wanted them beside the tensor."""
 
     claims: tuple[Claim, ...]
     tensor_mb_s: tuple[float, ...]
@@ -42,6 +42,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     busy: Latency
     steps: dict[str, dict[str, int]]
     frames: tuple[Kind, ...]
+    cores: int
+    load: float
     report_only: bool
 
     @property
@@ -91,13 +93,14 @@ def show(summary: Summary, folder: Path, out: Console) -> None:
         f"{len(summary.claims) - len(bad)} of {len(summary.claims)} claims shown"
         + (f"; not: {', '.join(bad)}" if bad else ""),
     )
+    out.print(f"{summary.cores} cores, load {summary.load:.1f} while the tensor was sent", markup=False)
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
 
 
 def markdown(summary: Summary) -> str:
     """The same as a page."""
-    text = "# A walk\n"
+    text = f"# A walk\n\n{summary.cores} cores, load {summary.load:.1f} while the tensor was sent.\n"
     for title, columns, rows in tables(summary):
         text += f"\n## {title.capitalize()}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
         text += "".join(f"| {' | '.join(row)} |\n" for row in rows)
