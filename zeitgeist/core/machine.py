@@ -38,6 +38,10 @@ class Machine(Protocol):
         """When to expire next at the latest. Asked after each step, so it costs no scan."""
         return None
 
+    def idle(self) -> bool:
+        """Nothing of it is under way. Asked only while the node drains."""
+        return True
+
     def state(self) -> bytes:
         """Canonical bytes of all that it holds."""
         return b""
@@ -51,3 +55,6 @@ class Links(Machine, Protocol):
 
     def break_off(self, link: LinkId, reason: Reason, now: Instant, out: Outbox) -> None:
         """A frame of link was refused before it was ready: answer `Refused`, close."""
+
+    def part(self, out: Outbox) -> None:
+        """The node has drained: close every link."""

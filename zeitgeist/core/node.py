@@ -21,7 +21,7 @@ from zeitgeist.core.machine import Links, Machine
 from zeitgeist.core.outbox import Counters, Outbox, Standing
 from zeitgeist.core.session.machine import Sessions
 from zeitgeist.core.supervise import Supervisor
-from zeitgeist.core.trace import MessageRefused
+from zeitgeist.core.trace import Drained, MessageRefused
 from zeitgeist.core.transfer.machine import Transfers
 from zeitgeist.core.units import Instant
 from zeitgeist.core.wire.messages import Reason
@@ -54,6 +54,7 @@ class Node:
         self.machines: dict[Listener, Machine] = {}
         self.links: Links | None = None
         self.askers: dict[Ticket, Listener] = {}
+        self.drain_reason: str | None = None
         self.now = Instant(0)
 
     def step(self, input: e.Input, now: Instant) -> e.Effects:
@@ -67,13 +68,15 @@ class Node:
         out = Outbox(self.counters)
         self.route(input, now, out)
         self.spread(now, out)
+        if self.drain_reason is not None:
+            self.rest(now, out)
         return out.effects(self.deadline())
 
     def state_digest(self) -> Digest:
         """Digest of all that the node holds: equal for two nodes that will do the same from here on."""
         parts = [msgspec.msgpack.encode((name, machine.state())) for name, machine in self.machines.items()]
         counters = (self.counters.ticket, self.counters.handle, sorted(self.counters.sequences.items()))
-        own = (self.now, counters, sorted(self.gate.next.items()), sorted(self.askers.items()))
+        own = (self.now, self.drain_reason, counters, sorted(self.gate.next.items()), sorted(self.askers.items()))
         return Digest("blake3:" + blake3.blake3(msgspec.msgpack.encode((own, parts))).hexdigest())
 
     # ---- one step
@@ -108,6 +111,7 @@ class Node:
             case e.FrameRefused():
                 self.refused(input.link, DAMAGE, input.reason, self.standing(input.link), None, now, out)
             case e.DrainCommand(reason=text):
+                self.drain_reason = text[:200]
                 out.facts.append(Draining(peer=NodeId(""), reason=text))
             case e.Measured():
                 pass  # Nothing weighs a measurement yet; it stands in the recording.
@@ -125,6 +129,17 @@ class Node:
             for name in HEARS[type(fact)]:
                 self.machines[name].fact(fact, now, out)
                 self.claim(name, out)
+        out.facts.clear()
+
+    def rest(self, now: Instant, out: Outbox) -> None:
+        """Close all links once no machine has anything under way, and say so."""
+        if self.links is None or not all(machine.idle() for machine in self.machines.values()):
+            return
+        self.links.part(out)
+        self.claim("session", out)
+        self.spread(now, out)
+        out.events.append(Drained(reason=self.drain_reason or ""))
+        self.drain_reason = None
 
     def deadline(self) -> Instant | None:
         """The least of all machines'."""

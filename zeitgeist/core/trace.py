@@ -11,6 +11,7 @@ from zeitgeist.core.ids import Digest, Handle, JobId, LinkId, NodeId, TransferId
 from zeitgeist.core.wire.messages import Outcome, Phase, Reason
 
 __all__ = [
+    "Drained",
     "Event",
     "JobEnded",
     "JobMoved",
@@ -144,8 +145,15 @@ class WorkerChanged(Record, frozen=True, kw_only=True, tag="worker_changed"):
     reason: str = ""
 
 
+class Drained(Record, frozen=True, kw_only=True, tag="drained"):
+    """What ran when the drain began has ended, and every link is closed."""
+
+    reason: str
+
+
 Event: TypeAlias = (
-    SessionMoved
+    Drained
+    | SessionMoved
     | PeerJoined
     | PeerRefused
     | PeerStale

@@ -19,7 +19,7 @@ import msgspec
 from zeitgeist.core.effects import DrainCommand
 from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.job.states import TERMINAL
-from zeitgeist.core.trace import JobEnded, JobMoved, WorkerChanged
+from zeitgeist.core.trace import Drained, JobEnded, JobMoved, WorkerChanged
 from zeitgeist.host.config import HostConfig, host_config, node_config
 from zeitgeist.host.events import Subscription
 from zeitgeist.host.runtime import Runtime
@@ -90,8 +90,7 @@ class Watch:
     def __init__(self, heard: Subscription, workers: set[str], events: bool) -> None:
         self.heard, self.unsettled, self.events = heard, workers, events
         self.jobs: set[str] = set()
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self.drained = asyncio.Event()
 
     async def run(self) -> None:
         """Until the node stops."""
@@ -105,11 +104,10 @@ class Watch:
                         say("ready")
                 case JobMoved(job=job, after=after) if after not in TERMINAL:
                     self.jobs.add(job)
-                    self.idle.clear()
                 case JobMoved(job=job) | JobEnded(job=job):  # an executor's job ends with its move
                     self.jobs.discard(job)
-                    if not self.jobs:
-                        self.idle.set()
+                case Drained():
+                    self.drained.set()
                 case _:
                     pass
             if self.events:
@@ -117,12 +115,12 @@ class Watch:
 
 
 async def drained(runtime: Runtime, watch: Watch, stop: asyncio.Event) -> None:
-    """Start nothing new; wait for the jobs that run, for a while, or for a second signal."""
+    """Start nothing new; wait until what runs has ended, for a while, or for a second signal."""
     stop.clear()
     runtime.tell(DrainCommand(reason="the operator stops this node"))
     try:
         async with asyncio.timeout(DRAIN_S):
-            await first(watch.idle.wait(), stop.wait(), runtime.stopped.wait())
+            await first(watch.drained.wait(), stop.wait(), runtime.stopped.wait())
     except TimeoutError:
         say("undrained", jobs=sorted(watch.jobs))
 

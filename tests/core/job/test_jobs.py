@@ -11,7 +11,7 @@ from zeitgeist.core import effects as e
 from zeitgeist.core.ids import JobId, LinkId
 from zeitgeist.core.job.machine import Jobs
 from zeitgeist.core.node import Node
-from zeitgeist.core.trace import JobEnded, JobMoved, MessageRefused, TokenDelivered, WorkerChanged
+from zeitgeist.core.trace import Drained, JobEnded, JobMoved, MessageRefused, PeerGone, TokenDelivered, WorkerChanged
 from zeitgeist.core.wire.messages import Token
 from zeitgeist.core.wire.registry import KINDS
 
@@ -269,6 +269,25 @@ def test_a_node_that_drains_finishes_what_runs_and_takes_nothing_new() -> None:
     mesh.sleep(11_000_000_000)
     assert mesh.hosts["c"].ends[JobId("k")][0].outcome in ("failed", "rejected")
     assert mesh.leaks() == {}
+
+
+def test_a_drained_node_closes_its_links_once_nothing_runs_and_not_before() -> None:
+    """The drain's end is an event, said once; until the client has taken its last token the links stay up."""
+    mesh = three()
+    a = mesh.hosts["a"]
+    mesh.hosts["c"].takes = False
+    mesh.submit("c", "j", tokens=8)
+    mesh.pump()
+    assert not [event for event in a.tell(e.DrainCommand(reason="maintenance")).events if isinstance(event, Drained)]
+    mesh.pump()
+    assert isinstance(a.core, Node) and not [event for event in mesh.hosts["c"].events if isinstance(event, PeerGone)]
+    mesh.hosts["c"].takes = True
+    mesh.hosts["c"].tell(e.TakenCommand(job=JobId("j"), next=4))
+    mesh.pump()
+    assert [event.reason for event in a.events if isinstance(event, Drained)] == ["maintenance"]
+    for name in ("b", "c"):
+        assert [event.peer for event in mesh.hosts[name].events if isinstance(event, PeerGone)] == ["a"]
+    assert mesh.outcome("c", "j") == ("length", tokens("j", 8))
 
 
 def doubled(near: Host, far: Host, send: e.Send) -> Sequence[e.Send]:

@@ -123,6 +123,10 @@ class Jobs(Machine):
         owned, asked = self.owners.deadlines.least(), self.clients.deadlines.least()
         return owned if asked is None else asked if owned is None else min(owned, asked)
 
+    def idle(self) -> bool:
+        """No job in any role, and no last word that is still to come."""
+        return not (self.owners.jobs or self.clients.jobs or self.board.below or self.board.above)
+
     def state(self) -> bytes:
         """All of it."""
         parts = (self.board.state(), self.owners.state(), self.executors.state(), self.clients.state())

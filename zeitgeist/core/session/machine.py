@@ -170,6 +170,13 @@ class Sessions(Links):
                 out.frame(link.link, m.Goodbye(reason=bounded(reason, 200)))
                 self.book.move(link, "drain", out)
 
+    def part(self, out: Outbox) -> None:
+        """All work has ended: close what is still up. A bulk link goes with its control link."""
+        for number in list(self.book.links):
+            link = self.book.links.get(number)
+            if link is not None:
+                self.book.leave(link, "lost", "drained", out)
+
     # ---- answers of the host
 
     def answer(self, ticket: Ticket, result: Result | Reason | None, now: Instant, out: Outbox) -> None:

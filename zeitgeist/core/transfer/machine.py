@@ -241,6 +241,10 @@ class Transfers(Machine):
         """When to look next at the latest."""
         return self.desk.alarms.least()
 
+    def idle(self) -> bool:
+        """No transfer in either direction."""
+        return not (self.sending.all or self.receiving.all)
+
     def state(self) -> bytes:
         """All that it holds."""
         sessions = [
