@@ -67,6 +67,8 @@ __all__ = ["Application", "Durations", "Party", "Step", "World"]
 CHANNELS = tuple(Channel)
 FLAGS = tuple(Flag(bits) for bits in range(16))
 NO_FLAGS = FLAGS[0]
+CROWD_MAX = 100_000
+"""Steps of one party at one instant. A clog that lets go of 16 GiB in chunks is a sixth; a loop without time is more."""
 
 
 class Durations(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,8 @@ class Party:
         self.made = 0
         self.born = 0
         self.steps = 0
+        self.told_at = -1
+        self.crowd = 0
         self.alive = False
         self.refusals: list[tuple[int, LinkId, str]] = []
         self.wake_at: int | None = None
@@ -179,6 +183,10 @@ class Party:
         if not self.alive:
             return
         now = Instant(self.kernel.now - self.born)
+        self.crowd = self.crowd + 1 if now == self.told_at else 0
+        self.told_at = now
+        if self.crowd > CROWD_MAX:
+            raise ZeitgeistError("zg/sim/stuck", f"{self.crowd} steps at {now} ns, {type(input).__name__}", self.name)
         try:
             effects = self.core.step(input, now)
         except Exception as error:

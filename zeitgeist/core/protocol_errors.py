@@ -233,8 +233,6 @@ SIM: list[Row] = [
     ("zg/sim/bad-usage", "caller", True, "the command line asks for what cannot be", "zg-sim COMMAND --help"),
     ("zg/sim/core-crashed", "us", False, "a step of the core raised in a simulated run",
      "the same seed does it again; the recording's last entry is the input that did it"),
-    ("zg/sim/foreign-package", "host", True, "another distribution owns the package `sim` of this environment",
-     "uninstall it, or use an environment of its own"),
     ("zg/sim/not-deterministic", "us", False, "two runs of one seed did not do the same",
      "the first step that differs stands in the report: look for a set, a hash, a clock behind it"),
     ("zg/sim/no-trace", "caller", True, "a recording cannot be opened", "check the path and its permissions"),
