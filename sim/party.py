@@ -68,7 +68,7 @@ CHANNELS = tuple(Channel)
 FLAGS = tuple(Flag(bits) for bits in range(16))
 NO_FLAGS = FLAGS[0]
 CROWD_MAX = 100_000
-"""Steps of one party at one instant. A clog that lets go of 16 GiB in chunks is a sixth; a loop without time is more."""
+"""Steps of one party at one instant. 16 GiB of chunks at once are a sixth of that; a loop without time is more."""
 
 
 class Durations(msgspec.Struct, frozen=True, kw_only=True):

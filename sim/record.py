@@ -15,7 +15,7 @@ from zeitgeist.core.errors import LocalProtocolError, refuse
 from zeitgeist.core.recording import BlockReader, BlockWriter, Content, End, Entry, Header, Recorder, Subject
 from zeitgeist.core.units import Instant
 
-__all__ = ["SUFFIX", "TraceFile", "TraceReader", "compress", "decompress"]
+__all__ = ["SUFFIX", "TraceFile", "TraceReader", "compress", "decompress", "parts_from"]
 
 SUFFIX = ".zgtrace"
 READ_BYTES = 1 << 16
@@ -94,3 +94,21 @@ class TraceReader:
             yield from self.reader.feed(data)
         self.file.close()
         self.reader.finish()
+
+
+def parts_from(first: TraceReader) -> Iterator[Entry | Content | End]:
+    """The items of a rotated recording: of `NAME`, then of `NAME.1`, `NAME.2` … beside it, each of which must go on
+    where the one before ended (`zg/trace/broken-chain`)."""
+    if first.header.part:
+        detail = f"{first.path} is part {first.header.part} of a recording, wanted its first part"
+        raise LocalProtocolError("zg/sim/bad-usage", detail, "FILE")
+    reader = first
+    yield from reader.items()
+    part = 1
+    while (path := first.path.with_name(f"{first.path.name}.{part}")).exists():
+        chain, reader = reader.reader.chain, TraceReader(path)
+        if reader.header.previous != chain or reader.header.part != part:
+            got = f"part {reader.header.part} after {reader.header.previous.hex()[:16]}"
+            raise refuse("zg/trace/broken-chain", str(path), got, f"part {part} after {chain.hex()[:16]}")
+        yield from reader.items()
+        part += 1

@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from sim.record import TraceReader
-from zeitgeist.core.errors import ZeitgeistError
+from sim.record import TraceReader, parts_from
+from zeitgeist.core.errors import RemoteProtocolError
 from zeitgeist.core.ids import Digest
 from zeitgeist.core.recording import Content, End, Entry, Subject
 from zeitgeist.core.replay import Difference, Replayer, require_core
@@ -88,7 +88,7 @@ def replay(
     *,
     tolerant: bool = False,
 ) -> Replayed:
-    """Do every step of a recording again. tolerant: also when other sources of the core made it."""
+    """Do every step of a recording again, of all its parts. tolerant: also when other sources of the core made it."""
     reader = TraceReader(path)
     header = reader.header
     if not tolerant:
@@ -99,7 +99,7 @@ def replay(
     found: Difference | None = None
     steps = 0
     try:
-        for item in reader.items():
+        for item in parts_from(reader):
             if isinstance(item, End) and found is None:
                 replayer.finish(item)
             if not isinstance(item, Entry):
@@ -115,7 +115,7 @@ def replay(
                 before.append(item)
                 if progress:
                     progress(steps)
-    except ZeitgeistError as error:
+    except RemoteProtocolError as error:
         return Replayed(path=str(path), node=header.node, steps=steps, before=tuple(before), refusal=str(error))
     return Replayed(
         path=str(path), node=header.node, steps=steps, difference=found, before=tuple(before), after=tuple(after)

@@ -209,3 +209,30 @@ def test_a_block_unpacks_to_what_it_says_or_not_at_all() -> None:
     for stored, length in ((bomb, 1000), (b"garbage", 10), (zstandard.ZstdCompressor().compress(b"x" * 10), 11)):
         with pytest.raises(ValueError, match=r".+"):
             decompress(stored, length)
+
+
+@pytest.mark.requirement("V2")
+def test_a_rotated_recording_replays_as_one(tmp_path: Path) -> None:
+    """A recording in four parts: all steps, in one go; a part that was changed for another is refused; a later part by
+    itself is a usage error."""
+    path, parts = tmp_path / "a.zgtrace", 4
+    whole = [item for item in TraceReader(recorded(tmp_path / "whole")).items() if isinstance(item, Entry)]
+    subject, size = Toy(), -(-len(whole) // parts)
+    file = TraceFile(path, subject, Header(core=core_digest(), node="a", kind="node"))
+    for step, entry in enumerate(whole):
+        if step and step % size == 0:
+            file.close()
+            part, chain = step // size, file.writer.chain
+            header = Header(core=core_digest(), node="a", kind="node", part=part, previous=chain, step=step)
+            trace = file.recorder.trace
+            file = TraceFile(tmp_path / f"a.zgtrace.{part}", subject, header)
+            file.recorder.trace = trace
+        file.note(entry.now, entry.input, subject.step(entry.input, entry.now))
+    file.close()
+    result = replay(path, toys().makers(), core_digest())
+    assert result.same and result.steps == len(whole)
+    with pytest.raises(ZeitgeistError, match="zg/sim/bad-usage"):
+        replay(tmp_path / "a.zgtrace.2", toys().makers(), core_digest())
+    (tmp_path / "a.zgtrace.3").write_bytes((tmp_path / "a.zgtrace.2").read_bytes())
+    broken = replay(path, toys().makers(), core_digest())
+    assert not broken.same and "zg/trace/broken-chain" in broken.refusal and broken.steps == 3 * size
