@@ -27,12 +27,14 @@ EXCHANGE = "benchmarks/cache_exchange.py"
 BULK = "benchmarks/worker_bulk.py"
 START = "benchmarks/verify_start.py"
 TRANSPORTS = "benchmarks/transports.py"
+STEPS = "benchmarks/core_steps.py"
 TABLES: dict[str, list[str]] = {
     "conversion-numpy": [CONVERSION],
     "conversion-torch": [CONVERSION, "--torch"],
     "worker": [BULK],
     "verify": [START],
     "transports": [TRANSPORTS],
+    "steps": [STEPS],
     "exchange": [EXCHANGE],
 }
 """Marker in the page → what is run; the longest last."""
@@ -72,12 +74,25 @@ def figures(found: dict[str, Any]) -> str:
     return "\n".join(["| what | figure |", "|---|--:|", *rows])
 
 
+def steps(found: dict[str, Any]) -> str:
+    """Table of core_steps."""
+    judged = found["figures"][found["judged"]]
+    lines = ["| what | each second of CPU | µs each | of the first |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| {name} | {figure:,.0f} | {1e6 / figure:.1f} | {figure / judged:.2f} |"
+        for name, figure in found["figures"].items()
+    ]
+    met = "met" if judged >= found["floor"] else "missed"
+    return "\n".join([*lines, "", f"Floor: {found['floor']:,} delivered frames a second, {met}."])
+
+
 SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     CONVERSION: conversion,
     EXCHANGE: exchange,
     BULK: figures,
     START: figures,
     TRANSPORTS: figures,
+    STEPS: steps,
 }
 
 
