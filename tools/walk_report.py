@@ -3,6 +3,7 @@
 Law: nothing is computed here.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -84,9 +85,11 @@ def show(summary: Summary, folder: Path, out: Console) -> None:
         out.print(table)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     bad = [claim.name for claim in summary.claims if claim.state != "shown"]
+    tools = Path(sys.executable).parent
+    bin = tools.relative_to(Path.cwd()) if tools.is_relative_to(Path.cwd()) else tools
     lines = (
-        f"recordings   zg-sim replay {shown}/*.zgtrace",
-        f"capture      python -m zeitgeist.capture {shown}/walk.pcap",
+        f"recordings   {bin}/zg-sim replay {shown}/*.zgtrace",
+        f"capture      {bin}/python -m zeitgeist.capture {shown}/walk.pcap",
         f"as it was    tshark -r {shown}/walk-tls.pcap -o tls.keylog_file:{shown}/walk-keys.log "
         "-X lua_script:docs/spec/zeitgeist.lua -Y zeitgeist",
         f"summary      {shown}/summary.md, summary.json",
