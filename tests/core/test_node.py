@@ -12,6 +12,7 @@ from tests.core.desk import ALL, CORE, Desk, Ready, assign, submit
 from tests.core.mesh import Mesh
 from tests.core.pair import config_of
 from zeitgeist.core import effects as e
+from zeitgeist.core.descriptors.link import LinkFacts
 from zeitgeist.core.errors import LocalProtocolError
 from zeitgeist.core.facts import Fact
 from zeitgeist.core.formats.canonical import encode
@@ -265,3 +266,19 @@ def test_a_recorded_node_replays(name: str) -> None:
     other = Replayer(Node())
     found = [found for entry in entries[:cut] + entries[cut + 1 :] if (found := other.feed(entry))]
     assert found and found[0].step >= cut and found[0].about
+
+
+@pytest.mark.requirement("H2")
+def test_nothing_is_kept_of_links_that_a_node_closed_itself() -> None:
+    """Strangers who break the rules, one link each: a driver never tells such a link as down, so the node forgets both
+    sequences when it closes. What is not the next sequence is not kept either: one past 64 bits has no bytes."""
+    node = Node()
+    node.step(e.Boot(core=CORE, config=config_of("n"), epoch=1, seed=bytes(32)), Instant(0))
+    facts = LinkFacts(transport="tcp", inbound=True, loopback=True, address="stranger")
+    for number, sequence in enumerate((0, 5, (1 << 64) - 1), 1):
+        node.step(e.LinkUp(link=LinkId(number), lane="control", facts=facts), Instant(0))
+        frame = {"channel": 0, "kind": 9, "flags": 0, "stream": 0, "record": b"", "content": None}
+        effects = node.step(e.FrameArrived(link=LinkId(number), sequence=sequence, **frame), Instant(0))
+        assert [close.link for close in effects.close] == [number]
+        assert node.state_digest()
+    assert not node.gate.next and not node.counters.sequences

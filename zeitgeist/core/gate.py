@@ -82,9 +82,9 @@ class Gate:
     ) -> Reason | None:
         """All that is judged before the record is looked at."""
         wanted = self.next.get(frame.link, 0)
-        self.next[frame.link] = frame.sequence + 1
-        if frame.sequence != wanted:
+        if frame.sequence != wanted:  # the link ends; a stranger's number of 64 bits is not kept, let alone one more
             return fault_of(WRONG_SEQUENCE, "sequence", frame.sequence, wanted)
+        self.next[frame.link] = wanted + 1
         if row is None:
             return fault_of("zg/node/unknown-kind", "kind", f"0x{kind:04x}", "a kind that this party hears")
         chunk = kind == CHUNK_KIND

@@ -70,6 +70,8 @@ class Node:
         self.spread(now, out)
         if self.drain_reason is not None:
             self.rest(now, out)
+        for close in out.closes:  # a link that we close is never told as down
+            self.forget(close.link)
         return out.effects(self.deadline())
 
     def state_digest(self) -> Digest:
@@ -190,9 +192,13 @@ class Node:
             out.claimed_persists = len(out.persists)
 
     def link_down(self, down: e.LinkDown, now: Instant, out: Outbox) -> None:
-        self.gate.forget(down.link)
-        self.counters.sequences.pop(down.link, None)
+        self.forget(down.link)
         self.tell("session", down, now, out)
+
+    def forget(self, link: LinkId) -> None:
+        """Nothing more comes or goes on link: its sequences are of no use."""
+        self.gate.forget(link)
+        self.counters.sequences.pop(link, None)
 
     # ---- frames
 
