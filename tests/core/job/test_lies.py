@@ -575,3 +575,15 @@ def test_a_client_asks_only_whom_it_dialled() -> None:
     assert not desk.said
     desk.peer(OWNER, "o", dialled=True)
     assert desk.of(OWNER, m.Submit) == [submit()]
+
+
+def test_a_deadline_past_the_end_of_instants_is_refused() -> None:
+    """An untrusted client asks for 584 years: the instant would have no 64 bits, and no digest of the state could be
+    made of it. The most that may be asked for is kept."""
+    desk = Desk()
+    desk.peer(CLIENT, "c", trust=("untrusted_client",))
+    desk.peer(WORKER, "w", local=True)
+    for deadline in ((1 << 64) - 1, 1 << 62):
+        desk.hear(CLIENT, submit(deadline_ns=deadline), b"prompt")
+        assert desk.node.state_digest()
+    assert desk.refusals() == ["wire/bad-record"] and desk.wake_at == desk.now + (1 << 62)

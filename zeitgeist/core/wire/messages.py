@@ -64,6 +64,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=NAME_PATTERN)]
 Text = Annotated[str, Meta(max_length=1000)]
 Short = Annotated[str, Meta(max_length=200)]
 Counter = Annotated[int, Meta(ge=0)]
+Duration = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""Nanoseconds, up to 146 years: an instant so far away still has 64 bits."""
 Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
 ProofBytes = Annotated[bytes, Meta(max_length=64)]
 DigestText = Annotated[str, Meta(max_length=80)]
@@ -285,7 +287,7 @@ class Submit(Record, frozen=True, kw_only=True):
     token_count_max: Annotated[int, Meta(ge=1, le=1 << 24)]
     params: SamplingParams = SamplingParams()
     stop_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
-    deadline_ns: Counter = 0
+    deadline_ns: Duration = 0
 
 
 class Admitted(Record, frozen=True, kw_only=True):
@@ -302,7 +304,7 @@ class Rejected(Record, frozen=True, kw_only=True):
     job: Name
     attempt: Counter = 0
     reasons: Annotated[tuple[Reason, ...], Meta(min_length=1, max_length=64)]
-    retry_after_ns: Counter = 0
+    retry_after_ns: Duration = 0
 
 
 class Assign(Record, frozen=True, kw_only=True):
@@ -319,7 +321,7 @@ class Assign(Record, frozen=True, kw_only=True):
     params: SamplingParams = SamplingParams()
     stop_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     window: Annotated[int, Meta(ge=1, le=4096)]
-    deadline_ns: Counter = 0
+    deadline_ns: Duration = 0
 
 
 class Acknowledged(Record, frozen=True, kw_only=True):
