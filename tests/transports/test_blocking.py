@@ -63,6 +63,49 @@ def test_a_cut_frame_is_named_on_a_blocking_socket_too() -> None:
     theirs.close()
 
 
+def test_what_is_read_ahead_is_neither_lost_nor_mixed() -> None:
+    """Small and large frames in turns, written in pieces that respect nothing, with and without reuse: each payload is
+    the one that was sent, also where a piece holds the end of one frame and the beginning of the next (base: G4)."""
+    for reuse in (True, False):
+        ours, theirs = connected(socket.AF_UNIX)
+        sent = [os.urandom(size) for size in (0, 10, 70_000, 0, 65_487, 65_488, 65_489, 300_000, 5, 5, 200_000, 40_000)]
+        frames = [Frame(channel=Channel.TENSOR, kind=47, payload=payload) for payload in sent]
+        raw = memoryview(b"".join(encode_frame(frame) for frame in frames))
+
+        def send(sock: socket.socket, raw: memoryview) -> None:
+            at = 0
+            for size in (1, 47, 60, *[9_973] * 100):
+                sock.sendall(raw[at : at + size])
+                at += size
+
+        thread = threading.Thread(target=send, args=(ours, raw))
+        thread.start()
+        link = BlockingLink(theirs, reuse=reuse)
+        assert [bytes(link.receive().payload) for _ in sent] == sent
+        thread.join()
+        ours.close()
+        link.close()
+
+
+def test_after_one_refusal_a_blocking_link_reads_nothing_more() -> None:
+    """A changed byte, in a small and in a large payload, with a sound frame behind it: refused, and refused again."""
+    for size in (100, 100_000):
+        ours, theirs = connected(socket.AF_INET)
+        damaged = bytearray(encode_frame(Frame(channel=Channel.TENSOR, kind=47, payload=bytes(size))))
+        damaged[-1] ^= 1
+        sound = encode_frame(Frame(channel=Channel.CONTROL, kind=1))
+        thread = threading.Thread(target=ours.sendall, args=(bytes(damaged) + sound,))
+        thread.start()
+        link = BlockingLink(theirs)
+        for _ in range(2):
+            with pytest.raises(ZeitgeistError) as refusal:
+                link.receive()
+            assert refusal.value.id == "zg/wire/bad-payload-checksum"
+        thread.join()
+        ours.close()
+        link.close()
+
+
 def connected(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
     """Two ends with the smallest buffers that the kernel gives."""
     if family == socket.AF_UNIX:

@@ -25,9 +25,23 @@ from zeitgeist.core.limits import (
     FRAME_HEADER_BYTES,
 )
 
-__all__ = ["MAGIC", "Channel", "Flag", "Frame", "FrameDecoder", "encode_frame", "frame_header", "payload_bytes_max"]
+__all__ = [
+    "MAGIC",
+    "Channel",
+    "Flag",
+    "Frame",
+    "FrameDecoder",
+    "Head",
+    "checked_frame",
+    "copy_of",
+    "encode_frame",
+    "frame_header",
+    "payload_bytes_max",
+    "read_header",
+]
 
 MAGIC = b"ZGFR"
+PROTOCOL = SCHEMA_VERSIONS["protocol"]
 HEAD = struct.Struct("<4sHBBHHIQQQ")
 CHECK = struct.Struct("<Q")
 assert HEAD.size + CHECK.size == FRAME_HEADER_BYTES
@@ -84,36 +98,33 @@ PAYLOAD_BYTES_MAX = tuple(payload_bytes_max(channel) for channel in CHANNELS)
 def frame_header(frame: Frame, *more: bytes | memoryview) -> bytes:
     """The 48 bytes before the payload, which is `frame.payload` and more, one after another: a sender need not join
     them. What a decoder would refuse is a `LocalProtocolError` here."""
-    first = memoryview(frame.payload)
-    nbytes = first.nbytes + sum(memoryview(part).nbytes for part in more)
-    if nbytes > payload_bytes_max(frame.channel):
+    channel, first = frame.channel, frame.payload
+    nbytes = bytes_of(first)
+    for part in more:
+        nbytes += bytes_of(part)
+    if nbytes > PAYLOAD_BYTES_MAX[channel]:
         raise LocalProtocolError(
             "zg/wire/frame-too-large",
-            f"got {nbytes} bytes, wanted at most {payload_bytes_max(frame.channel)} on {frame.channel.name.lower()}",
+            f"got {nbytes} bytes, wanted at most {PAYLOAD_BYTES_MAX[channel]} on {channel.name.lower()}",
             "payload",
         )
+    check = payload_check(first, more) if more else xxhash.xxh3_64_intdigest(first)
     try:
         head = HEAD.pack(
-            MAGIC,
-            SCHEMA_VERSIONS["protocol"],
-            frame.channel,
-            0,
-            frame.kind,
-            frame.flags,
-            nbytes,
-            frame.stream,
-            frame.sequence,
-            payload_check(first, more),
+            MAGIC, PROTOCOL, channel, 0, frame.kind, frame.flags, nbytes, frame.stream, frame.sequence, check
         )
     except struct.error as error:
         raise LocalProtocolError("zg/wire/bad-header", str(error), "kind, stream, sequence") from error
     return head + CHECK.pack(xxhash.xxh3_64_intdigest(head))
 
 
-def payload_check(first: memoryview, more: tuple[bytes | memoryview, ...]) -> int:
+def bytes_of(part: bytes | memoryview) -> int:
+    """Length in bytes, whatever the view counts in."""
+    return len(part) if type(part) is bytes else memoryview(part).nbytes
+
+
+def payload_check(first: bytes | memoryview, more: tuple[bytes | memoryview, ...]) -> int:
     """XXH3-64 of the parts one after another."""
-    if not more:
-        return xxhash.xxh3_64_intdigest(first)
     hasher = xxhash.xxh3_64(first)
     for part in more:
         hasher.update(part)
@@ -192,24 +203,25 @@ class FrameDecoder:
             self.buffer, self.filled = self.take(self.head[3]), 0
             if self.head[3]:
                 return None
-        channel, kind, flags, _, stream, sequence, check = self.head
-        if xxhash.xxh3_64_intdigest(self.buffer) != check:
-            raise refuse(
-                "zg/wire/bad-payload-checksum",
-                "payload",
-                f"stream {stream} sequence {sequence}",
-                "bytes with the checksum that the header states",
-            )
-        frame = Frame(
-            channel=CHANNELS[channel],
-            kind=kind,
-            stream=stream,
-            sequence=sequence,
-            flags=FLAGS[flags],
-            payload=memoryview(self.buffer).toreadonly(),
-        )
+        frame = checked_frame(self.head, memoryview(self.buffer).toreadonly())
         self.buffer, self.filled, self.head = bytearray(FRAME_HEADER_BYTES), 0, None
         return frame
+
+
+def checked_frame(head: "Head", payload: memoryview, found: int | None = None) -> Frame:
+    """The frame of a header that was read, once the payload has the checksum that it states. found: the XXH3-64 of
+    payload, where it was made while the bytes came."""
+    channel, kind, flags, _, stream, sequence, check = head
+    if (xxhash.xxh3_64_intdigest(payload) if found is None else found) != check:
+        raise refuse(
+            "zg/wire/bad-payload-checksum",
+            "payload",
+            f"stream {stream} sequence {sequence}",
+            "bytes with the checksum that the header states",
+        )
+    return Frame(
+        channel=CHANNELS[channel], kind=kind, stream=stream, sequence=sequence, flags=FLAGS[flags], payload=payload
+    )
 
 
 def copy_of(error: ZeitgeistError) -> ZeitgeistError:
@@ -221,15 +233,16 @@ Head: TypeAlias = tuple[int, int, int, int, int, int, int]
 """(channel, kind, flags, length, stream, sequence, check of the payload) of a header that has been checked."""
 
 
-def read_header(raw: bytearray) -> Head:
-    """What 48 bytes say; the first fault is refused by name.
+def read_header(raw: bytearray | memoryview) -> Head:
+    """What the first 48 bytes of raw say; the first fault is refused by name.
 
     Magic and version come before the checksum: another version may compute it over other bytes.
     """
     magic, version, channel, zero, kind, flags, length, stream, sequence, check = HEAD.unpack_from(raw)
     if magic != MAGIC:
         raise refuse("zg/wire/bad-magic", "magic", magic, MAGIC)
-    require_version("protocol", version)
+    if version != PROTOCOL:
+        require_version("protocol", version)
     if CHECK.unpack_from(raw, HEAD.size)[0] != xxhash.xxh3_64_intdigest(memoryview(raw)[: HEAD.size]):
         raise RemoteProtocolError("zg/wire/bad-header-checksum", "the header was damaged on the way", "header")
     if zero:
