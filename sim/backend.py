@@ -35,25 +35,32 @@ class SyntheticToken(Record, frozen=True, kw_only=True):
 
 
 class Job:
-    """One job in the engine: all token ids so far, and when to stop."""
+    """One job in the engine: what all its token ids so far lead to, and when to stop."""
 
     def __init__(self, ids: list[int], count_max: int, stop_ids: tuple[int, ...]) -> None:
-        self.ids = ids
+        self.prefix = Prefix(ids)
         self.left = count_max
         self.stop_ids = stop_ids
 
 
-def next_id(ids: Sequence[int]) -> int:
-    """The token after ids."""
-    raw = struct.pack(f"<{len(ids)}i", *ids)
-    return blake3.blake3(b"zg-synthetic\x00" + raw).digest(length=1)[0] % VOCABULARY
+class Prefix:
+    """Token ids one after another, and the token that follows: a function of them all. No id is read twice."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.hasher = blake3.blake3(b"zg-synthetic\x00" + struct.pack(f"<{len(ids)}i", *ids))
+
+    def advance(self) -> int:
+        """The next token, which from now on is one of the ids."""
+        token = self.hasher.digest(1)[0] % VOCABULARY
+        self.hasher.update(token.to_bytes(4, "little"))
+        return token
 
 
 def reference_tokens(ids: Sequence[int], count: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
     """What every synthetic engine gives after ids: the oracle of simulated completions."""
-    made: list[int] = []
+    prefix, made = Prefix(ids), list[int]()
     while len(made) < count:
-        made.append(next_id([*ids, *made]))
+        made.append(prefix.advance())
         if made[-1] in stop_ids:
             break
     return made
@@ -106,8 +113,7 @@ class Engine:
         if job is None:
             reason = Reason(id="zg/backend/no-such-session", detail=f"no job {name} here", field="job")
             return TokenOut(job=name, last="failed", refusal=reason)
-        token = next_id(job.ids)
-        job.ids.append(token)
+        token = job.prefix.advance()
         job.left -= 1
         content: PayloadRef = self.payloads.put(encode(SyntheticToken(id=token, text=f"<{token}>")))
         last: Literal["", "stop", "length"] = "stop" if token in job.stop_ids else "length" if job.left == 0 else ""

@@ -6,6 +6,7 @@ the frame did arrive. The table is `wire/registry.py`; this file adds which lane
 """
 
 from collections.abc import Mapping
+from typing import TypeAlias, get_args
 
 import msgspec
 
@@ -17,7 +18,7 @@ from zeitgeist.core.ids import LinkId
 from zeitgeist.core.outbox import Heard, Standing
 from zeitgeist.core.wire.frame import BULK
 from zeitgeist.core.wire.messages import Reason
-from zeitgeist.core.wire.registry import CHUNK_KIND, REGISTRY, Machine, Row
+from zeitgeist.core.wire.registry import CHUNK_KIND, REGISTRY, Machine, Row, SessionState
 
 __all__ = ["LANES", "WRONG_SEQUENCE", "Admitted", "Gate"]
 
@@ -44,7 +45,7 @@ class Gate:
 
     def __init__(self, machines: tuple[Machine, ...]) -> None:
         self.rows = {kind: row for kind, row in REGISTRY.items() if row.machine in machines}
-        self.trusts = {kind: frozenset(row.trust) for kind, row in self.rows.items()}
+        self.rules = {kind: rule_of(row) for kind, row in self.rows.items()}
         self.next: dict[LinkId, int] = {}
 
     def frame(self, frame: FrameArrived, standing: Standing) -> Admitted | Reason:
@@ -81,25 +82,38 @@ class Gate:
         self, row: Row | None, frame: FrameArrived | ChunkArrived, kind: int, standing: Standing
     ) -> Reason | None:
         """All that is judged before the record is looked at."""
-        wanted = self.next.get(frame.link, 0)
-        if frame.sequence != wanted:  # the link ends; a stranger's number of 64 bits is not kept, let alone one more
-            return fault_of(WRONG_SEQUENCE, "sequence", frame.sequence, wanted)
-        self.next[frame.link] = wanted + 1
+        link, sequence = frame.link, frame.sequence
+        wanted = self.next.get(link, 0)
+        if sequence != wanted:  # the link ends; a stranger's number of 64 bits is not kept, let alone one more
+            return fault_of(WRONG_SEQUENCE, "sequence", sequence, wanted)
+        self.next[link] = wanted + 1
         if row is None:
             return fault_of("zg/node/unknown-kind", "kind", f"0x{kind:04x}", "a kind that this party hears")
-        chunk = kind == CHUNK_KIND
-        if chunk != isinstance(frame, ChunkArrived) or frame.channel not in row.channels:
+        arrives_as, channels, lanes, states, trusts = self.rules[kind]
+        if frame.__class__ is not arrives_as or frame.channel not in channels:
             return fault_of("zg/node/wrong-channel", "channel", frame.channel, [int(c) for c in row.channels])
-        if standing.lane not in LANES[row.machine] if not chunk else standing.lane == "control":
+        if standing.lane not in lanes:
             return fault_of("zg/node/wrong-channel", "lane", standing.lane, "one that carries this record")
-        if row.states and standing.state not in row.states:
-            return fault_of("zg/node/wrong-state", "state", standing.state, ", ".join(row.states))
-        if standing.state == "closed":
-            return fault_of("zg/node/wrong-state", "state", "closed", "an open link")
-        if row.trust and self.trusts[kind].isdisjoint(standing.trust):
+        if standing.state not in states:
+            return fault_of("zg/node/wrong-state", "state", standing.state, ", ".join(row.states) or "an open link")
+        if trusts is not None and trusts.isdisjoint(standing.trust):
             held = ", ".join(standing.trust) or "nothing"
             return fault_of("zg/node/not-allowed", "trust", held, f"one of {', '.join(row.trust)}")
         return None
+
+
+Rule: TypeAlias = tuple[type, tuple[int, ...], tuple[str, ...], tuple[str, ...], frozenset[str] | None]
+"""What is asked of a kind, worked out once: the class of its input, channels as numbers, lanes, states, trust levels
+(None: anyone)."""
+
+
+def rule_of(row: Row) -> Rule:
+    """The rule of a row. Chunks come as an input of their own, and on any lane but control."""
+    chunk = row.kind == CHUNK_KIND
+    lanes = ("bulk", "local") if chunk else LANES[row.machine]
+    states = row.states or tuple(state for state in get_args(SessionState) if state != "closed")
+    channels = tuple(int(channel) for channel in row.channels)
+    return ChunkArrived if chunk else FrameArrived, channels, lanes, states, frozenset(row.trust) or None
 
 
 def fault_of(id: str, field: str, got: object, wanted: object) -> Reason:

@@ -54,6 +54,7 @@ class Node:
         self.machines: dict[Listener, Machine] = {}
         self.links: Links | None = None
         self.askers: dict[Ticket, Listener] = {}
+        self.due: dict[Listener, Instant | None] = {}
         self.drain_reason: str | None = None
         self.now = Instant(0)
 
@@ -144,10 +145,9 @@ class Node:
         self.drain_reason = None
 
     def deadline(self) -> Instant | None:
-        """The least of all machines'."""
+        """The least of all machines'. Each was asked when it last ran (`claim`)."""
         least: Instant | None = None
-        for machine in self.machines.values():
-            due = machine.deadline()
+        for due in self.due.values():
             if due is not None and (least is None or due < least):
                 least = due
         return least
@@ -179,7 +179,8 @@ class Node:
         self.claim(name, out)
 
     def claim(self, name: Listener, out: Outbox) -> None:
-        """The tickets that appeared while this machine ran are its own."""
+        """This machine ran: when it is due may have changed, and the tickets that appeared are its own."""
+        self.due[name] = self.machines[name].deadline()
         if len(out.calls) > out.claimed_calls:
             for call in out.calls[out.claimed_calls :]:
                 if not isinstance(call, e.Interrupt | e.KillWorker):

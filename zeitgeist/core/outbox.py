@@ -61,8 +61,25 @@ class Counters:
         self.sequences: dict[LinkId, int] = {}
 
 
+FIRST_CHANNEL = {row.kind: int(row.channels[0]) for row in KINDS.values()}
+"""By kind: the channel on which a record is sent, as the number that it has in a header."""
+
+
 class Outbox:
     """One step's wishes. Machines append; the node makes `Effects` of it."""
+
+    __slots__ = (
+        "calls",
+        "claimed_calls",
+        "claimed_persists",
+        "closes",
+        "counters",
+        "events",
+        "facts",
+        "payloads",
+        "persists",
+        "sends",
+    )
 
     def __init__(self, counters: Counters) -> None:
         self.counters = counters
@@ -104,15 +121,17 @@ class Outbox:
         """Send record on the first channel of its row, with content where the row allows it."""
         row = KINDS[type(record)]
         assert content is None or row.content, f"{type(record).__name__} carries no content"
+        sequences = self.counters.sequences
+        sequences[link] = (sequence := sequences.get(link, 0)) + 1
         self.sends.append(
             Send(
                 link=link,
-                channel=int(row.channels[0]),
+                channel=FIRST_CHANNEL[row.kind],
                 kind=row.kind,
                 stream=stream,
-                sequence=self.sequence(link),
+                sequence=sequence,
                 record=encode(record),
-                flags=int(flags),
+                flags=int(flags) if flags else 0,
                 content=content,
             )
         )
@@ -139,11 +158,14 @@ class Outbox:
         self.closes.append(Close(link=link, reason=reason[:200]))
 
     def effects(self, wake_at: Instant | None) -> Effects:
-        """What is to be done."""
+        """What is to be done. Most steps send and release, and nothing else."""
+        payloads, send = tuple(self.payloads), tuple(self.sends)
+        if not (self.persists or self.closes or self.calls or self.events):
+            return Effects(payloads=payloads, send=send, wake_at=wake_at)
         return Effects(
             persist=tuple(self.persists),
-            payloads=tuple(self.payloads),
-            send=tuple(self.sends),
+            payloads=payloads,
+            send=send,
             close=tuple(self.closes),
             calls=tuple(self.calls),
             events=tuple(self.events),

@@ -16,8 +16,9 @@ from zeitgeist.core.limits import CONTROL_BYTES_MAX
 __all__ = ["Record", "decode", "digest", "encode"]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every record that is digested or sent: frozen, unknown fields refused.
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """Base of every record that is digested or sent: frozen, unknown fields refused. A record holds values and other
+    records, never what leads back to it, so the collector of cycles need not look at it.
 
     A subclass writes `class X(Record, kw_only=True)`: msgspec does not inherit kw_only.
     """
@@ -26,12 +27,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 R = TypeVar("R", bound=Record)
 
 ENCODER = msgspec.msgpack.Encoder(order="sorted")
+ENCODED = ENCODER.encode
+READ = msgspec.msgpack.decode
+"""Bound once: every frame and every step comes by here."""
 
 
 def encode(record: Record) -> bytes:
     """The canonical bytes of record. What MessagePack cannot say (an integer past 64 bits) is the caller's fault."""
     try:
-        return ENCODER.encode(record)
+        return ENCODED(record)
     except (OverflowError, UnicodeEncodeError) as error:
         raise LocalProtocolError("zg/wire/bad-record", str(error), type(record).__name__) from error
 
@@ -48,10 +52,10 @@ def decode(data: bytes | memoryview, kind: type[R], bytes_max: int = CONTROL_BYT
             "zg/wire/record-too-large", f"got {len(data)} bytes, wanted at most {bytes_max}", kind.__name__
         )
     try:
-        record = msgspec.msgpack.decode(data, type=kind)
+        record = READ(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise RemoteProtocolError("zg/wire/bad-record", f"{kind.__name__}: {error}", kind.__name__) from error
-    if encode(record) != bytes(data):
+    if ENCODED(record) != (data if type(data) is bytes else bytes(data)):
         raise RemoteProtocolError(
             "zg/wire/not-canonical", f"{kind.__name__} does not re-encode to its bytes", kind.__name__
         )

@@ -25,6 +25,8 @@ NODE_DOMAIN = b"\x01"
 
 def content_digest(*buffers: Bytes) -> Digest:
     """`blake3:` of the buffers one after another; where one ends and the next begins is not covered."""
+    if len(buffers) == 1 and type(buffers[0]) is bytes:
+        return Digest("blake3:" + blake3.blake3(buffers[0]).hexdigest())
     return named(hash_of(b"", *buffers))
 
 

@@ -14,6 +14,8 @@ __all__ = ["CONTENT_CHANNELS", "join_payload", "split_payload"]
 
 CONTENT_CHANNELS = (Channel.TENSOR, Channel.CACHE, Channel.JOB)
 PREFIX = struct.Struct("<H")
+PREFIX_BYTES = PREFIX.size
+UNPACK = PREFIX.unpack_from
 
 
 def split_payload(channel: Channel, payload: bytes | memoryview) -> tuple[memoryview, memoryview]:
@@ -21,13 +23,13 @@ def split_payload(channel: Channel, payload: bytes | memoryview) -> tuple[memory
     view = memoryview(payload)
     if channel not in CONTENT_CHANNELS:
         return view, view[view.nbytes :]
-    if view.nbytes < PREFIX.size:
+    if view.nbytes < PREFIX_BYTES:
         raise refuse("zg/wire/bad-payload", "payload", f"{view.nbytes} bytes", "a record's length first")
-    size = PREFIX.unpack_from(view)[0]
-    most = CHUNK_RECORD_BYTES_MAX - PREFIX.size if channel in BULK else view.nbytes
-    if size > min(most, view.nbytes - PREFIX.size):
+    (size,) = UNPACK(view)
+    end = PREFIX_BYTES + size
+    if end > view.nbytes or (end > CHUNK_RECORD_BYTES_MAX and channel in BULK):
         raise refuse("zg/wire/bad-payload", "record", f"{size} bytes", "no more than the payload and its channel hold")
-    return view[PREFIX.size : PREFIX.size + size], view[PREFIX.size + size :]
+    return view[PREFIX_BYTES:end], view[end:]
 
 
 def join_payload(channel: Channel, record: bytes) -> bytes:
