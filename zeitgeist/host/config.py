@@ -4,7 +4,9 @@ Law: every field is known, every path is relative to the file, nothing is guesse
 stands here. Secrets are never in it, only the folder that holds them.
 """
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,12 +15,19 @@ from zeitgeist.core.descriptors.node import DialTarget, NodeConfig, Role, Times,
 from zeitgeist.core.descriptors.trust import AuthConfig, AuthMode, TrustLevel
 from zeitgeist.core.errors import LocalProtocolError
 from zeitgeist.core.ids import KeyId, NodeId
+from zeitgeist.core.job.board import WINDOW_MAX
+from zeitgeist.core.limits import TENSOR_BYTES_MAX
+from zeitgeist.core.wire.messages import NAME_PATTERN
 from zeitgeist.host.keyring import Keyring, load_keyring
 from zeitgeist.transports.base import parse_address
 
 __all__ = ["HostConfig", "WorkerFile", "host_config", "node_config", "parse_join"]
 
 FILE_BYTES_MAX = 1 << 20
+NAME_CHARACTERS_MAX = CLUSTER_CHARACTERS_MAX = 64
+CERTIFICATE_PATTERN = r"sha256:[0-9a-f]{64}"
+DURATION_NS_MAX = 1 << 50
+"""13 days. What is longer is a typing error."""
 
 
 class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,9 +73,48 @@ def host_config(path: Path) -> HostConfig:
     here = path.resolve().parent
     for address in found.listen:
         parse_address(address)
+    for field, got, wanted in faults(found):
+        raise LocalProtocolError("zg/host/bad-config", f"got {str(got)[:200]!r}, wanted {wanted}", field)
     workers = tuple(msgspec.structs.replace(w, model=absolute(here, w.model)) for w in found.workers)
     keys, state = absolute(here, found.keys), absolute(here, found.state)
     return msgspec.structs.replace(found, keys=keys, state=state, workers=workers)
+
+
+def faults(host: HostConfig) -> Iterator[tuple[str, object, str]]:
+    """(field, what stands there, what may) of everything that types alone do not refuse. No node starts with what its
+    peers would refuse, or with times that end everything at once."""
+    for field, name in (("node", host.node), *(("workers.name", worker.name) for worker in host.workers)):
+        if not is_name(name):
+            yield (
+                field,
+                name,
+                f"1 to {NAME_CHARACTERS_MAX} of a-z, 0-9, dot, dash and underscore, a letter or digit first",
+            )
+    names = [host.node, *(worker.name for worker in host.workers)]
+    if len(dict.fromkeys(names)) < len(names):
+        yield "workers.name", names[1:], "names that differ from each other and from the node's"
+    if not 1 <= len(host.cluster) <= CLUSTER_CHARACTERS_MAX:
+        yield "cluster", host.cluster, f"1 to {CLUSTER_CHARACTERS_MAX} characters"
+    for field, words in (("roles", host.roles), ("auth", host.auth)):
+        if not words or len(dict.fromkeys(words)) < len(words):
+            yield field, words, "one at least, and none twice"
+    for field, number, most in (
+        ("stream_window", host.stream_window, WINDOW_MAX),
+        ("transfer_bytes_max", host.transfer_bytes_max, TENSOR_BYTES_MAX),
+        ("payload_bytes_max", host.payload_bytes_max, 1 << 50),
+        *((f"times.{field}", getattr(host.times, field), DURATION_NS_MAX) for field in Times.__struct_fields__),
+    ):
+        if not 1 <= number <= most:
+            yield field, number, f"1 to {most}"
+    if host.times.silence_ns <= host.times.heartbeat_ns:
+        yield "times.silence_ns", host.times.silence_ns, "more than heartbeat_ns: who is silent was asked first"
+    if host.times.redial_most_ns < host.times.redial_first_ns:
+        yield "times.redial_most_ns", host.times.redial_most_ns, "at least redial_first_ns"
+
+
+def is_name(text: str) -> bool:
+    """A name as it may travel."""
+    return len(text) <= NAME_CHARACTERS_MAX and re.match(NAME_PATTERN, text) is not None
 
 
 def absolute(here: Path, text: str) -> str:
@@ -75,7 +123,11 @@ def absolute(here: Path, text: str) -> str:
 
 def node_config(host: HostConfig) -> tuple[NodeConfig, Keyring]:
     """What the core is told, and the keys that stay here. Errors of `load_keyring`, `zg/host/bad-config`."""
+    if host.keys and not Path(host.keys).is_dir():
+        raise LocalProtocolError("zg/host/bad-config", f"got {host.keys}, which is no folder", "keys")
     ring = load_keyring(Path(host.keys)) if host.keys else Keyring()
+    if "token" in host.auth and not ring.tokens and len(host.auth) == 1:
+        raise LocalProtocolError("zg/host/bad-config", "got mode token and no token in the keys folder", "auth")
     if "ed25519" in host.auth and not ring.keys:
         raise LocalProtocolError("zg/host/bad-config", "got mode ed25519 and no key in the keys folder", "auth")
     if set(host.auth) & {"ed25519", "mtls"} and ring.bundle is None:
@@ -118,4 +170,9 @@ def parse_join(line: str) -> DialTarget:
         raise LocalProtocolError(
             "zg/host/bad-config", f"got {line[:200]!r}, wanted ADDRESS node=… certificate=…", "dial"
         )
-    return DialTarget(address=address, node=words.get("node", ""), certificate=words.get("certificate", ""))
+    node, certificate = words.get("node", ""), words.get("certificate", "")
+    if (node and not is_name(node)) or (certificate and not re.fullmatch(CERTIFICATE_PATTERN, certificate)):
+        raise LocalProtocolError(
+            "zg/host/bad-config", f"got {line[:200]!r}, wanted a node's name, sha256: and 64 hex digits", "dial"
+        )
+    return DialTarget(address=address, node=node, certificate=certificate)
