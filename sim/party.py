@@ -370,7 +370,9 @@ class Party:
         """Write. What is sync survives when it is told; what is lazy is written at the same pace and told to nobody."""
 
         def written() -> None:
-            self.durable[wish.key] = wish.value
+            self.durable.pop(wish.key, None)
+            if wish.value:  # an empty one lets the key go
+                self.durable[wish.key] = wish.value
             if wish.sync:
                 self.tell(Persisted(ticket=wish.ticket))
 

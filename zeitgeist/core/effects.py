@@ -332,7 +332,8 @@ Input: TypeAlias = (
 
 
 class Persist(Record, frozen=True, kw_only=True):
-    """Write value under key. sync: answer `Persisted` once it survives a crash; lazy: when convenient, no answer."""
+    """Write value under key. sync: answer `Persisted` once it survives a crash; lazy: when convenient, no answer.
+    An empty value lets the key go."""
 
     ticket: Ticket
     sync: bool

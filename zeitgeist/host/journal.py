@@ -110,13 +110,15 @@ def packed(record: Durable) -> bytes:
 
 
 def read_journal(path: Path) -> dict[str, bytes]:
-    """The last value of each key, in the order of their last writing; empty when there is no file."""
+    """The last value of each key, in the order of their last writing; empty when there is no file. A key whose last
+    value is empty was let go: else each job that ever was would be told at every boot."""
     data = path.read_bytes() if path.exists() else b""
     values: dict[str, bytes] = {}
     at = 0
     while (record := record_at(data, at)) is not None:
         values.pop(record[0].key, None)
-        values[record[0].key] = record[0].value
+        if record[0].value:
+            values[record[0].key] = record[0].value
         at = record[1]
     if any(record_at(data, later) is not None for later in range(at + 1, len(data) - HEAD.size)):
         raise ZeitgeistError("zg/host/damaged-journal", f"at byte {at}; sound records follow", str(path))
