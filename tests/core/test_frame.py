@@ -150,3 +150,29 @@ def test_frames_do_not_share_memory() -> None:
     (first,) = decoder.feed(encode_frame(SAMPLE))
     decoder.feed(encode_frame(Frame(channel=Channel.JOB, kind=1, payload=b"PAYLOAD")))
     assert bytes(first.payload) == b"payload"
+
+
+def test_a_frame_that_comes_alone_is_read_by_the_same_laws() -> None:
+    """DESIGN §3: one buffer with one frame is read in place. Damage refuses the decoder for good, take still decides
+    about memory, and what is half read goes on where it was."""
+    whole = encode_frame(SAMPLE)
+    decoder = FrameDecoder()
+    with pytest.raises(ZeitgeistError) as caught:
+        decoder.feed(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert caught.value.id == "zg/wire/bad-payload-checksum"
+    with pytest.raises(ZeitgeistError) as again:
+        decoder.feed(whole)
+    assert again.value.id == caught.value.id
+
+    asked: list[int] = []
+
+    def take(length: int) -> bytearray:
+        asked.append(length)
+        return bytearray(length)
+
+    assert FrameDecoder(take).feed(whole) == [SAMPLE] and asked == [len(SAMPLE.payload)]
+
+    half = FrameDecoder()
+    assert half.feed(whole[:50]) == []
+    with pytest.raises(ZeitgeistError):
+        half.feed(whole)  # It stands where the payload's rest belongs.

@@ -44,6 +44,10 @@ MAGIC = b"ZGFR"
 PROTOCOL = SCHEMA_VERSIONS["protocol"]
 HEAD = struct.Struct("<4sHBBHHIQQQ")
 CHECK = struct.Struct("<Q")
+HEAD_BYTES = HEAD.size
+HEADER = struct.Struct(HEAD.format + "Q")
+LENGTH_AT = struct.calcsize("<4sHBBHH")
+assert HEADER.size == FRAME_HEADER_BYTES
 assert HEAD.size + CHECK.size == FRAME_HEADER_BYTES
 
 
@@ -176,6 +180,8 @@ class FrameDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Frames completed by data. A refusal loses the frames before it in the same call: the link ends anyway."""
+        if type(data) is bytes and not self.filled and self.head is None and self.alone(data):
+            return [self.read_alone(data)]
         view = memoryview(data)
         frames: list[Frame] = []
         while view.nbytes:
@@ -186,6 +192,24 @@ class FrameDecoder:
             if frame := self.advance(count):
                 frames.append(frame)
         return frames
+
+    def alone(self, data: bytes) -> bool:
+        """data is as long as its header says, so that a sound frame needs no memory but these bytes, which nobody can
+        change. Where take decides about memory, and after a refusal, it is read like any other."""
+        return (
+            len(data) >= FRAME_HEADER_BYTES
+            and int.from_bytes(data[LENGTH_AT : LENGTH_AT + 4], "little") == len(data) - FRAME_HEADER_BYTES
+            and self.take is bytearray
+            and self.refusal is None
+        )
+
+    def read_alone(self, data: bytes) -> Frame:
+        """The one frame of data."""
+        try:
+            return checked_frame(read_header(data), memoryview(data)[FRAME_HEADER_BYTES:])
+        except ZeitgeistError as error:
+            self.refusal = copy_of(error)
+            raise
 
     def end(self) -> None:
         """The stream ended; inside a frame that is `zg/wire/truncated`."""
@@ -233,17 +257,17 @@ Head: TypeAlias = tuple[int, int, int, int, int, int, int]
 """(channel, kind, flags, length, stream, sequence, check of the payload) of a header that has been checked."""
 
 
-def read_header(raw: bytearray | memoryview) -> Head:
+def read_header(raw: bytes | bytearray | memoryview) -> Head:
     """What the first 48 bytes of raw say; the first fault is refused by name.
 
     Magic and version come before the checksum: another version may compute it over other bytes.
     """
-    magic, version, channel, zero, kind, flags, length, stream, sequence, check = HEAD.unpack_from(raw)
+    magic, version, channel, zero, kind, flags, length, stream, sequence, check, own = HEADER.unpack_from(raw)
     if magic != MAGIC:
         raise refuse("zg/wire/bad-magic", "magic", magic, MAGIC)
     if version != PROTOCOL:
         require_version("protocol", version)
-    if CHECK.unpack_from(raw, HEAD.size)[0] != xxhash.xxh3_64_intdigest(memoryview(raw)[: HEAD.size]):
+    if own != xxhash.xxh3_64_intdigest(raw[:HEAD_BYTES]):
         raise RemoteProtocolError("zg/wire/bad-header-checksum", "the header was damaged on the way", "header")
     if zero:
         raise refuse("zg/wire/bad-header", "zero", zero, 0)
