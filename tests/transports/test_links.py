@@ -13,9 +13,9 @@ from zeitgeist.core.errors import ZeitgeistError
 from zeitgeist.core.limits import CHUNK_BYTES_MAX
 from zeitgeist.core.wire.frame import Channel, Frame, encode_frame, frame_header
 from zeitgeist.host.dialer import Dialer
-from zeitgeist.transports.base import STRANGER_BYTES_MAX, is_loopback, parse_address
-from zeitgeist.transports.stream import StreamLink
-from zeitgeist.transports.tls import fingerprint, own_fingerprint
+from zeitgeist.transports.base import STRANGER_BYTES_MAX, Link, is_loopback, parse_address
+from zeitgeist.transports.stream import TURN_BYTES, StreamLink
+from zeitgeist.transports.tls import client_context, fingerprint, own_fingerprint
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -171,6 +171,40 @@ def test_a_pinned_certificate_is_the_only_one_that_is_believed(tmp_path: Path) -
         with pytest.raises(ZeitgeistError) as refusal:
             await Dialer(foreign).dial(listening.address, "")
         assert refusal.value.id == "zg/transport/tls"
+        await listening.close()
+
+    asyncio.run(main())
+
+
+def test_one_turn_of_the_loop_reads_no_more_than_a_turn_of_one_tls_link(tmp_path: Path) -> None:
+    """A thread floods a link with 48 MiB. Whatever waits, between two looks of the loop at its sockets no more than one
+    turn's worth is heard (transports.md G1, 9): turns that ask for turns of their own would soon be ten at once."""
+
+    async def main() -> None:
+        files = tls_files(tmp_path)
+        accepted: asyncio.Queue[Link] = asyncio.Queue()
+        listening = await Dialer(files).listen("tcp:127.0.0.1:0", accepted.put_nowait)
+        port = int(listening.address.rsplit(":", 1)[1])
+        frame = encode_frame(Frame(channel=Channel.CONTROL, kind=1, payload=bytes(8000)))
+        count = (48 << 20) // len(frame)
+
+        def flood() -> None:
+            plain = socket.create_connection(("127.0.0.1", port))
+            with client_context(files, True).wrap_socket(plain) as sock:
+                for _ in range(count):
+                    sock.sendall(frame)
+
+        flooding = asyncio.create_task(asyncio.to_thread(flood))
+        ear = Ear(await accepted.get())
+        most = before = 0
+        async with asyncio.timeout(WAIT_S):
+            while len(ear.frames) < count:
+                await asyncio.sleep(0)
+                most = max(most, len(ear.frames) - before)
+                before = len(ear.frames)
+        assert 0 < most * len(frame) <= TURN_BYTES + len(frame)
+        ear.link.close()
+        await flooding
         await listening.close()
 
     asyncio.run(main())

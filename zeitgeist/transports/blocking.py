@@ -117,7 +117,7 @@ class BlockingLink:
             self.end += got
 
     def large(self, head: Head, start: int, length: int) -> Frame:
-        """A payload in memory of its own: what was read ahead is copied, and is never all of it; the rest comes straight
+        """A payload in memory of its own: what was read ahead is copied (never all of it), the rest comes straight
         into it, each piece digested while the cache still has it."""
         view, receive = self.memory(length), self.sock.recv_into
         have = self.end - start
