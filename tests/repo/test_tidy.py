@@ -1,9 +1,9 @@
 """The repository keeps its own habits (STYLE): sizes, names, exports, banned calls, no machine paths, honest tests."""
 
 import ast
+import functools
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,9 +41,10 @@ def python_files() -> list[Path]:
     return tracked(".py")
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    for path in python_files():
-        yield path, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+@functools.cache
+def trees() -> tuple[tuple[Path, ast.Module], ...]:
+    """Every file, parsed once for all tests here."""
+    return tuple((path, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))) for path in python_files())
 
 
 def name_of(node: ast.expr) -> str:

@@ -346,7 +346,7 @@ class Meddler:
             case "field":
                 try:
                     return [*others, changed(frame, **another(decoded(frame), number))]
-                except msgspec.ValidationError:  # an earlier change has broken it already
+                except (msgspec.DecodeError, UnicodeDecodeError):  # an earlier change has broken it already
                     return frames
             case "flip":
                 at = number % (8 * len(frame.record))
