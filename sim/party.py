@@ -6,6 +6,7 @@ calls another: between them is the network.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, assert_never
 
 import msgspec
@@ -228,8 +229,10 @@ class Party:
         for persist in effects.persist:
             self.persist(persist)
         for op in effects.payloads:
-            if op.__class__ is Expect:
+            if isinstance(op, Expect):
                 self.payloads.apply(op)
+                if not op.envelope.chunk_count:
+                    self.later(0, partial(self.whole, op.link, op.stream), f"empty {op.stream}")
         for sending in effects.send:
             self.send(sending)
         for op in effects.payloads:
@@ -308,23 +311,16 @@ class Party:
             return
         channel = CHANNELS[sending.channel]
         match sending:
-            case Send():
-                kind, flags = sending.kind, FLAGS[sending.flags]
-                payload = join_payload(channel, sending.record)
-                if sending.content is not None:
-                    payload = b"".join((payload, self.payloads.get(sending.content.handle)))
+            case Send(kind=kind, flags=bits, content=content):
+                flags, payload = FLAGS[bits], join_payload(channel, sending.record)
+                if content is not None:
+                    payload = b"".join((payload, self.payloads.get(content.handle)))
             case SendChunk():
                 kind, flags, payload = CHUNK_KIND, NO_FLAGS, self.payloads.cut(sending)
             case _:
                 assert_never(sending)
-        frame = Frame(
-            channel=channel,
-            kind=kind,
-            flags=flags,
-            stream=sending.stream,
-            sequence=sending.sequence,
-            payload=payload,
-        )
+        stream, sequence = sending.stream, sending.sequence
+        frame = Frame(channel=channel, kind=kind, flags=flags, stream=stream, sequence=sequence, payload=payload)
         side.send(encode_frame(frame))
 
     def bytes_in(self, side: Side, data: bytes) -> None:
@@ -342,13 +338,17 @@ class Party:
             self.refusals.append((self.kernel.now, side.link, error.id))
             self.tell(FrameRefused(link=side.link, reason=reason_of(error)))
 
+    def whole(self, link: LinkId, stream: int) -> None:
+        """Tell about a payload that has become whole. One without chunks is whole when it is expected."""
+        if verdict := self.payloads.whole(link, stream):
+            self.tell(verdict)
+
     def frame_in(self, link: LinkId, frame: Frame) -> None:
         """One sound frame."""
         self.world.delivered += 1
         if frame.channel in BULK:
             self.tell(self.payloads.arrived(link, frame))
-            if whole := self.payloads.whole(link, frame.stream):
-                self.tell(whole)
+            self.whole(link, frame.stream)
             return
         record, content = split_payload(frame.channel, frame.payload)
         self.tell(
@@ -360,7 +360,7 @@ class Party:
                 stream=frame.stream,
                 sequence=frame.sequence,
                 record=bytes(record),
-                content=self.payloads.put(content) if content else None,
+                content=self.payloads.put(bytes(content)) if content else None,
             )
         )
 

@@ -42,7 +42,7 @@ class Play(msgspec.Struct, frozen=True, kw_only=True):
 
 class Account(msgspec.Struct, kw_only=True):
     """moves: of each node's session with the other; refused: (node, was it the refuser, ids); right: tokens are those
-    of the engine called directly; sent, received: chunks that each side counts."""
+    of the engine called directly; moved: both sides say that the tensor arrived; sent, received: chunks that each side counts."""
 
     moves: dict[str, list[tuple[str, str, str]]]
     joined: dict[str, list[tuple[str, tuple[str, ...]]]]
@@ -50,6 +50,7 @@ class Account(msgspec.Struct, kw_only=True):
     outcome: str = ""
     tokens: int = 0
     right: bool = False
+    moved: bool = False
     sent: int = 0
     received: int = 0
 
@@ -88,6 +89,9 @@ def ended(account: Account, events: dict[str, list[Event]]) -> Account:
     for event in events["b"]:
         if isinstance(event, TransferEnded) and event.reason is None:
             account.received = event.chunks
+    account.moved = all(
+        any(isinstance(event, TransferEnded) and event.reason is None for event in heard) for heard in events.values()
+    )
     return account
 
 

@@ -50,6 +50,16 @@ def test_two_nodes_negotiate_stream_a_completion_and_move_a_tensor(mode: AuthMod
     assert (account.sent, account.received) == (8, 8)
 
 
+@pytest.mark.requirement("E4")
+@pytest.mark.engine("reference")
+@pytest.mark.parametrize("arm", ["simulated", "memory", "tcp"])
+def test_a_tensor_of_no_bytes_is_whole_at_once(arm: str, tmp_path: Path) -> None:
+    """No chunk will ever come: the driver says that the payload is whole when it is expected."""
+    account = play(arm, Play(mode="ed25519", token_count=1, tensor=0), tmp_path)
+    assert account.outcome == "length" and (account.sent, account.received) == (0, 0)
+    assert account.moved
+
+
 def other_token(config: NodeConfig) -> NodeConfig:
     """The operator pasted another cluster's token."""
     token = MemberKey(key=KeyId("blake3:" + "5a" * 32), from_utc_ns=0, until_utc_ns=1 << 62)

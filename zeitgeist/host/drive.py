@@ -132,6 +132,8 @@ class Drive:
         for op in effects.payloads:
             if isinstance(op, Expect):
                 self.payloads.expect(op)
+                if not op.envelope.chunk_count:
+                    self.whole(op.link, op.stream)
         for sending in effects.send:
             self.send(sending)
         for op in effects.payloads:
@@ -273,7 +275,11 @@ class Drive:
     def chunk(self, number: LinkId, frame: Frame) -> None:
         """A chunk, and the whole when it was the last."""
         self.tell(self.payloads.arrived(number, frame))
-        if (whole := self.payloads.completed(number, frame.stream)) is None:
+        self.whole(number, frame.stream)
+
+    def whole(self, number: LinkId, stream: int) -> None:
+        """Judge a payload that has become whole. One without chunks is whole when it is expected."""
+        if (whole := self.payloads.completed(number, stream)) is None:
             return
         handle, assembler = whole
         if assembler.envelope.length <= INLINE_BYTES:
