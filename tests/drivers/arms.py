@@ -42,7 +42,8 @@ class Play(msgspec.Struct, frozen=True, kw_only=True):
 
 class Account(msgspec.Struct, kw_only=True):
     """moves: of each node's session with the other; refused: (node, was it the refuser, ids); right: tokens are those
-    of the engine called directly; moved: both sides say that the tensor arrived; sent, received: chunks that each side counts."""
+    of the engine called directly; moved: both sides say that the tensor arrived; sent, received: chunks that each side
+    counts."""
 
     moves: dict[str, list[tuple[str, str, str]]]
     joined: dict[str, list[tuple[str, tuple[str, ...]]]]

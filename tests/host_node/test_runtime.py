@@ -1,17 +1,20 @@
 """The runtime decides nothing: it does what the core wants, raises what it refuses, keeps what broke it (V2)."""
 
 import asyncio
+import resource
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from sim.cores import real_cores
 from sim.replay import replay
 from zeitgeist.core.descriptors.node import NodeConfig
 from zeitgeist.core.descriptors.trust import AuthConfig
-from zeitgeist.core.effects import Boot, Effects, Input, LinkUp, Persist, Persisted, TakenCommand, TimerFired
+from zeitgeist.core.effects import Boot, Effects, Input, LinkUp, Measured, Persist, Persisted, TakenCommand, TimerFired
 from zeitgeist.core.errors import LocalProtocolError, ZeitgeistError
 from zeitgeist.core.ids import Digest, JobId, NodeId, Ticket
+from zeitgeist.core.recording import BlockReader
 from zeitgeist.core.units import Instant
 from zeitgeist.core_source import core_digest
 from zeitgeist.host.application import completion
@@ -114,3 +117,28 @@ def test_what_an_application_may_not_do_is_raised_to_it_and_ends_nothing(tmp_pat
 
     asyncio.run(main())
     assert replay(tmp_path / "a.zgtrace", real_cores().makers(), core_digest()).same
+
+
+def test_a_disk_that_takes_no_more_ends_the_recording_and_not_the_node(tmp_path: Path) -> None:
+    """The file may not grow any more, as on a full disk: the next flush ends it, steps go on and are not recorded, and
+    what was written before is sound up to there."""
+
+    async def main() -> None:
+        path = tmp_path / "a.zgtrace"
+        async with Runtime(config(), record=path) as runtime:
+            assert runtime.drive is not None and runtime.drive.recording is not None
+            recording = runtime.drive.recording
+            before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1, most))
+            try:
+                recording.flush()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+            assert recording.failure and recording.file.closed
+            runtime.tell(Measured(name="x", subject="y", value=1))
+            recording.flush()
+            assert runtime.failure is None and not runtime.drive.stopped
+        reader = BlockReader(lambda stored, length: zstandard.ZstdDecompressor().decompress(stored, length))
+        assert reader.feed(path.read_bytes()) == [] and reader.header is not None
+
+    asyncio.run(main())
