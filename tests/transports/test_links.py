@@ -14,7 +14,7 @@ from zeitgeist.core.limits import CHUNK_BYTES_MAX
 from zeitgeist.core.wire.frame import Channel, Frame, encode_frame, frame_header
 from zeitgeist.host.dialer import Dialer
 from zeitgeist.transports.base import STRANGER_BYTES_MAX, Link, is_loopback, parse_address
-from zeitgeist.transports.stream import TURN_BYTES, StreamLink
+from zeitgeist.transports.stream import PARTS_WAITING_MAX, TURN_BYTES, UNREAD, StreamLink
 from zeitgeist.transports.tls import client_context, fingerprint, own_fingerprint
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -290,6 +290,23 @@ def test_a_descriptor_travels_with_its_own_frame(tmp_path: Path) -> None:
                 os.close(fd)
             for end in ends:
                 end.abort()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "memory"])
+@pytest.mark.requirement("G4")
+def test_who_asks_and_does_not_read_the_answers_is_left(kind: str, tmp_path: Path) -> None:
+    """The other end never reads, and we are made to answer: after a bounded number of frames the link ends by name, and
+    what waited is gone."""
+
+    async def main() -> None:
+        async with pair(kind, tmp_path) as (ours, _):
+            ear = Ear(ours)
+            for number in range(PARTS_WAITING_MAX + (1 << 16)):
+                put(ours, number, b"pong")
+            assert await ear.until_down() == UNREAD
+            assert isinstance(ours, StreamLink) and not ours.queue
 
     asyncio.run(main())
 

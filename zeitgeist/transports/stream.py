@@ -19,7 +19,7 @@ from zeitgeist.core.errors import ZeitgeistError, refuse
 from zeitgeist.core.wire.frame import Flag, Frame
 from zeitgeist.transports.base import STRANGER_BYTES_MAX, Bytes, CarefulDecoder, Hearer
 
-__all__ = ["LINGER_S", "TURN_BYTES", "StreamLink"]
+__all__ = ["LINGER_S", "PARTS_WAITING_MAX", "TURN_BYTES", "UNREAD", "StreamLink"]
 
 TURN_BYTES = 256 << 10
 """256 KiB: under 0.3 ms also where it is decrypted and digested; control waits at most this long for each bulk link."""
@@ -30,8 +30,12 @@ PARTS_MAX = 8
 LINGER_S = 1.0
 """How long an end waits for the other to have read everything. Closing with unread input makes the kernel throw away
 what we said last, which is the reason that we closed."""
+PARTS_WAITING_MAX = 1 << 17
+"""Who asks and does not read the answers is left: 65,536 frames are the tokens of 1,024 jobs with the default window,
+and a thousand times the chunks that may be in flight. Each costs half a KiB while it waits."""
 DESCRIPTOR_BYTES = socket.CMSG_SPACE(4 * 4)
 """Room for four descriptors, so that a peer that passes more than one is seen to."""
+UNREAD = "the other side does not read"
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -89,6 +93,9 @@ class StreamLink:
         self.waits += total
         if fd is not None:
             self.passing.append((views[0], fd))
+        if len(self.queue) > PARTS_WAITING_MAX:
+            self.lost(UNREAD)
+            return
         if idle and total <= AT_ONCE_BYTES:
             self.writable()
         elif idle:

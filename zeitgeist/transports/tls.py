@@ -22,7 +22,7 @@ import msgspec
 from zeitgeist.core.descriptors.link import LinkFacts, TlsFacts
 from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError, ZeitgeistError
 from zeitgeist.transports.base import Bytes, Hearer
-from zeitgeist.transports.stream import TURN_BYTES, StreamLink
+from zeitgeist.transports.stream import PARTS_WAITING_MAX, TURN_BYTES, UNREAD, StreamLink
 
 __all__ = [
     "HANDSHAKE_S",
@@ -197,6 +197,9 @@ class TlsLink(StreamLink):
             return
         self.plain.extend(view for view in views if view.nbytes)
         self.plain_bytes += total
+        if len(self.plain) > PARTS_WAITING_MAX:
+            self.lost(UNREAD)
+            return
         self.pump_later()
 
     def encrypt(self, view: memoryview) -> None:
