@@ -40,14 +40,15 @@ DIAL_NS = 1_000_000
 
 class Shot(simpy.Event):
     """A happening as an event of SimPy: one callback, and no process waits for it. Like `simpy.Timeout`, but scheduled
-    with a priority of its own, and all shots of a kernel share one list of callbacks, which SimPy never changes."""
+    with a priority of its own. What all shots of a kernel share, the class that it makes for itself holds: its list of
+    callbacks, which SimPy never changes, and that all went well."""
 
-    def __init__(self, kernel: "SimPyKernel", happening: Happening) -> None:
-        self.env = kernel.env
-        self.callbacks = kernel.callbacks
+    _value = None
+    _ok = True
+
+    def __init__(self, happening: Happening, instant: int) -> None:
         self.happening = happening
-        self._value = None
-        self._ok = True
+        self.instant = instant
 
 
 class SimPyKernel:
@@ -55,7 +56,7 @@ class SimPyKernel:
 
     def __init__(self, ties: Ties | None = None) -> None:
         self.env = simpy.Environment(initial_time=0)
-        self.callbacks: list[Callable[[simpy.Event], None]] = [self.fire]
+        self.shot = type("ShotOfKernel", (Shot,), {"env": self.env, "callbacks": [self.fire]})
         self.now: int = 0
         self.fired: int = 0
         self.ties = ties if ties and ties.permuted else None
@@ -64,12 +65,11 @@ class SimPyKernel:
         """Plan happening for instant."""
         assert instant >= self.now, f"{happening.name()} is planned for {instant}, and it is {self.now}"
         priority = PLAIN if self.ties is None else self.ties.priority(happening)
-        self.env.schedule(Shot(self, happening), priority, instant - self.now)  # pyright: ignore[reportArgumentType]
+        self.env.schedule(self.shot(happening, instant), priority, instant - self.now)  # pyright: ignore[reportArgumentType]
 
-    def fire(self, shot: simpy.Event) -> None:
+    def fire(self, shot: Shot) -> None:
         """One event's callback."""
-        assert isinstance(shot, Shot)
-        self.now = self.env.now  # pyright: ignore[reportAttributeAccessIssue] - an integer, since each delay is
+        self.now = shot.instant
         self.fired += 1
         shot.happening.fire()
 

@@ -22,6 +22,9 @@ READ_BYTES = 1 << 16
 LEVEL = 1
 """Fastest: a step's digests do not compress, and the rest is small."""
 
+BATCH = 16
+"""Steps encoded together. A party that is killed closes its file, so none is lost."""
+
 COMPRESSOR = zstandard.ZstdCompressor(level=LEVEL)
 DECOMPRESSOR = zstandard.ZstdDecompressor()
 
@@ -51,7 +54,7 @@ class TraceFile:
         except OSError as error:
             raise LocalProtocolError("zg/sim/out-dir", f"{path}: {error}", "record") from error
         self.writer = BlockWriter(header, compress)
-        self.recorder = Recorder(subject, self.writer)
+        self.recorder = Recorder(subject, self.writer, BATCH)
         self.file.write(self.writer.start())
 
     def note(self, now: Instant, input: Input, effects: Effects) -> None:
@@ -65,6 +68,7 @@ class TraceFile:
 
     def close(self) -> None:
         """The last item, and the file is whole."""
+        self.file.write(self.recorder.settle() or b"")
         self.file.write(self.writer.end(self.recorder.trace))
         self.file.close()
 

@@ -10,7 +10,7 @@ The digests of steps are XXH3-128: they find a difference, they prove nothing. W
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import blake3
@@ -18,7 +18,7 @@ import xxhash
 
 from zeitgeist.core.effects import Effects, Input
 from zeitgeist.core.errors import LocalProtocolError, refuse
-from zeitgeist.core.formats.canonical import Record, decode, encode
+from zeitgeist.core.formats.canonical import Record, decode, encode, encode_all
 from zeitgeist.core.ids import Digest, Handle
 from zeitgeist.core.limits import TRACE_BLOCK_BYTES, TRACE_BLOCK_BYTES_MAX, TRACE_ITEM_BYTES_MAX
 from zeitgeist.core.units import Instant
@@ -48,6 +48,8 @@ MAGIC = b"ZGTR"
 BLOCK = struct.Struct("<II32s")
 LENGTHS = struct.Struct("<II")
 ITEM = struct.Struct("<IB")
+ITEM_HEAD = ITEM.pack
+STEP = struct.Struct("<Q16s").pack
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -117,10 +119,14 @@ class TraceDigest:
 
     def add(self, now: Instant, effects: Effects) -> bytes:
         """Count a step; the digest of its effects alone."""
-        digest = xxhash.xxh3_128_digest(encode(effects))
-        self.hasher.update(now.to_bytes(8, "little") + digest)
-        self.steps += 1
-        return digest
+        return self.extend((now,), (effects,))[0]
+
+    def extend(self, times: Sequence[Instant], effects: Sequence[Effects]) -> list[bytes]:
+        """Count steps; the digest of each one's effects."""
+        digests = list(map(xxhash.xxh3_128_digest, encode_all(effects)))
+        self.hasher.update(b"".join(map(STEP, times, digests)))
+        self.steps += len(digests)
+        return digests
 
     def value(self) -> bytes:
         """16 bytes over all steps so far."""
@@ -149,6 +155,18 @@ class BlockWriter:
         self.append(item)
         return self.flush() if len(self.pending) >= TRACE_BLOCK_BYTES else None
 
+    def extend(self, entries: Sequence[Entry]) -> bytes:
+        """Blocks, as many as are full."""
+        pending, number, blocks = self.pending, NUMBERS[Entry], b""
+        for raw in encode_all(entries):
+            length = len(raw)
+            if length > TRACE_ITEM_BYTES_MAX:
+                raise too_large(length, Entry)
+            pending += ITEM_HEAD(length, number) + raw
+            if len(pending) >= TRACE_BLOCK_BYTES:
+                blocks += self.flush()
+        return blocks
+
     def flush(self) -> bytes:
         """What is pending, as a block; b"" when nothing is."""
         if not self.pending:
@@ -164,10 +182,8 @@ class BlockWriter:
     def append(self, item: Header | Item) -> None:
         raw = encode(item)
         if len(raw) > TRACE_ITEM_BYTES_MAX:
-            detail = f"got {len(raw)} bytes, wanted at most {TRACE_ITEM_BYTES_MAX}"
-            raise LocalProtocolError("zg/trace/too-large", detail, type(item).__name__)
-        self.pending += ITEM.pack(len(raw), NUMBERS[type(item)])
-        self.pending += raw
+            raise too_large(len(raw), type(item))
+        self.pending += ITEM_HEAD(len(raw), NUMBERS[type(item)]) + raw
 
     def take(self) -> bytes:
         raw = bytes(self.pending)
@@ -179,6 +195,12 @@ class BlockWriter:
         lengths = LENGTHS.pack(len(stored), len(raw))
         self.chain = blake3.blake3(self.chain + lengths + stored).digest()
         return lengths + self.chain + stored
+
+
+def too_large(length: int, kind: type[Record]) -> LocalProtocolError:
+    """The item does not fit a recording."""
+    detail = f"got {length} bytes, wanted at most {TRACE_ITEM_BYTES_MAX}"
+    return LocalProtocolError("zg/trace/too-large", detail, kind.__name__)
 
 
 class BlockReader:
@@ -275,24 +297,45 @@ class BlockReader:
 
 
 class Recorder:
-    """Beside a driver's loop: every step becomes an entry. Give what it returns to a file, in order."""
+    """Beside a driver's loop: every step becomes an entry. Give what it returns to a file, in order.
 
-    def __init__(self, subject: Subject, writer: BlockWriter) -> None:
+    batch: so many steps are encoded together, in a third less time than one by one. Until then they are in neither the
+    writer nor the trace: who batches calls `settle` before it uses those.
+    """
+
+    def __init__(self, subject: Subject, writer: BlockWriter, batch: int = 1) -> None:
         self.subject = subject
         self.writer = writer
+        self.batch = batch
         self.trace = TraceDigest()
+        self.waiting: list[tuple[Instant, Input, Effects, Digest | None]] = []
 
     def note(self, now: Instant, input: Input, effects: Effects) -> bytes | None:
-        """input gave effects at now; a block when one is full."""
-        digest = self.trace.add(now, effects)
-        state = self.subject.state_digest() if self.trace.steps % STATE_EVERY == 0 else None
-        made = effects if self.writer.header.effects else None
-        return self.writer.add(Entry(now=now, input=input, effects=digest, state=state, made=made))
+        """input gave effects at now; blocks that are full."""
+        waiting = self.waiting
+        step = self.trace.steps + len(waiting) + 1
+        state = self.subject.state_digest() if step % STATE_EVERY == 0 else None
+        waiting.append((now, input, effects, state))
+        return self.settle() if len(waiting) >= self.batch else None
+
+    def settle(self) -> bytes | None:
+        """Encode what waits; blocks that are full."""
+        if not self.waiting:
+            return None
+        waiting, self.waiting = self.waiting, []
+        times, _, made, _ = zip(*waiting, strict=True)
+        digests, whole = self.trace.extend(times, made), self.writer.header.effects
+        entries = [
+            Entry(now=now, input=input, effects=digest, state=state, made=effects if whole else None)
+            for (now, input, effects, state), digest in zip(waiting, digests, strict=True)
+        ]
+        return self.writer.extend(entries) or None
 
     def crashed(self, now: Instant, input: Input, error: Exception) -> bytes:
         """The step raised: the input that a person will want most. Written at once."""
+        before = self.settle() or b""
         self.writer.append(Entry(now=now, input=input, effects=b"", crash=crash_text(error)))
-        return self.writer.flush()
+        return before + self.writer.flush()
 
 
 def crash_text(error: Exception) -> str:

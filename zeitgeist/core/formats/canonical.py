@@ -5,6 +5,7 @@ Law: a decoder refuses bytes that do not re-encode to themselves, and fields tha
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from zeitgeist.core.errors import LocalProtocolError, RemoteProtocolError
 from zeitgeist.core.ids import Digest
 from zeitgeist.core.limits import CONTROL_BYTES_MAX
 
-__all__ = ["Record", "decode", "digest", "encode"]
+__all__ = ["Record", "decode", "digest", "encode", "encode_all"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -38,6 +39,14 @@ def encode(record: Record) -> bytes:
         return ENCODED(record)
     except (OverflowError, UnicodeEncodeError) as error:
         raise LocalProtocolError("zg/wire/bad-record", str(error), type(record).__name__) from error
+
+
+def encode_all(records: Iterable[Record]) -> list[bytes]:
+    """`encode` of each: many of a kind one after another cost half of as many by themselves."""
+    try:
+        return list(map(ENCODED, records))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise LocalProtocolError("zg/wire/bad-record", str(error), "records") from error
 
 
 def decode(data: bytes | memoryview, kind: type[R], bytes_max: int = CONTROL_BYTES_MAX) -> R:
