@@ -4,6 +4,8 @@ Law: the application sees each token once, in order, and one end. It is asked fo
 goes to the owner as credit. A job that found no owner in the time of a handshake is given back.
 """
 
+from typing import TypeAlias
+
 import msgspec
 
 from zeitgeist.core.effects import PayloadRef, SubmitCommand
@@ -27,6 +29,9 @@ from zeitgeist.core.wire.messages import (
 )
 
 __all__ = ["Asked", "Clients"]
+
+Below: TypeAlias = Admitted | Rejected | Token | Finished
+"""What an owner says about a job. Made once: a union costs as much as the look at it."""
 
 
 class Asked(Part, kw_only=True):
@@ -117,7 +122,7 @@ class Clients:
     def from_below(self, frame: Heard, out: Outbox) -> None:
         """The owner's words."""
         record = frame.record
-        assert isinstance(record, Admitted | Rejected | Token | Finished)
+        assert isinstance(record, Below)
         asked = self.jobs[JobId(record.job)]
         if asked.state in TERMINAL:
             fault(frame, named("zg/job/unknown", f"{type(record).__name__} after the end", "a job under way"), out)

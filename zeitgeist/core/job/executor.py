@@ -5,6 +5,8 @@ attempt only grows. What the worker says goes up in its order, what the owner sa
 order of tokens, and a party that is gone, end the attempt.
 """
 
+from typing import TypeAlias
+
 import msgspec
 
 from zeitgeist.core.effects import PayloadRef
@@ -25,6 +27,9 @@ from zeitgeist.core.wire.messages import (
 )
 
 __all__ = ["Executors", "Relay"]
+
+Below: TypeAlias = Acknowledged | Rejected | Token | Finished
+"""What a worker says about an attempt. Made once: a union costs as much as the look at it."""
 
 
 class Relay(Part, kw_only=True):
@@ -136,7 +141,7 @@ class Executors:
     def from_below(self, frame: Heard, out: Outbox) -> None:
         """The worker's words, each passed on."""
         record = frame.record
-        assert isinstance(record, Acknowledged | Rejected | Token | Finished)
+        assert isinstance(record, Below)
         relay = self.by_worker[(frame.link, JobId(record.job))]
         if record.attempt != relay.attempt:
             fault(frame, named("zg/job/old-attempt", record.attempt, str(relay.attempt), "attempt"), out)

@@ -5,7 +5,7 @@ gets the same job. A plan counts only for the snapshot that it was made from. On
 index passes once. When an executor fails the job fails with the reason: choosing another way is recovery's (L3).
 """
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -34,6 +34,9 @@ from zeitgeist.core.wire.messages import (
 )
 
 __all__ = ["ATTEMPTS_KEPT", "JOBS_MAX", "REPLANS_MAX", "Admission", "Owned", "Owners"]
+
+Below: TypeAlias = Acknowledged | Rejected | Token | Finished
+"""What an executor says about an attempt. Made once: a union costs as much as the look at it."""
 
 JOBS_MAX = 1024
 """Jobs owned at once. Each keeps a prompt and at most a window of tokens; 1,024 of 64 tokens are 65,536 handles."""
@@ -293,7 +296,7 @@ class Owners:
     def from_below(self, frame: Heard, now: Instant, out: Outbox) -> None:
         """The executor's words about the attempt under way."""
         record = frame.record
-        assert isinstance(record, Acknowledged | Rejected | Token | Finished)
+        assert isinstance(record, Below)
         owned = self.jobs[JobId(record.job)]
         if record.attempt != owned.attempt:
             fault(frame, named("zg/job/old-attempt", record.attempt, str(owned.attempt), "attempt"), out)

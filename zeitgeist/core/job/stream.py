@@ -38,8 +38,11 @@ class Stream(msgspec.Struct, kw_only=True):
         """Everything below next was taken above; the contents that nobody needs now. None: so many never came."""
         if next > self.next:
             return None
-        done = [self.kept.pop(index) for index in range(self.taken, next)]
-        self.taken = max(self.taken, next)
+        if next <= self.taken:
+            return []
+        pop = self.kept.pop
+        done = [pop(index) for index in range(self.taken, next)] if next > self.taken + 1 else [pop(self.taken)]
+        self.taken = next
         return done
 
     def drop(self) -> list[PayloadRef]:
