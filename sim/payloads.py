@@ -60,6 +60,8 @@ class Payloads:
             case Expect():
                 if op.handle not in self.assemblers:
                     self.assemblers[op.handle] = Assembler(op.envelope, self.bytes_max)
+                for key in [k for k, handle in self.expected.items() if handle == op.handle and k[0] == op.link]:
+                    del self.expected[key]  # offered again: the older number is of no use
                 self.expected[(op.link, op.stream)] = op.handle
             case Release():
                 self.held.pop(op.handle, None)

@@ -10,12 +10,16 @@ from node_process import ROOT, WAIT_S, NodeProcess
 from sim.cores import real_cores
 from sim.replay import replay
 from zeitgeist.core.descriptors.trust import Member
+from zeitgeist.core.ids import Handle
+from zeitgeist.core.trace import Drained, TransferEnded
+from zeitgeist.core.wire.messages import Reason
 from zeitgeist.core_source import core_digest
 from zeitgeist.host.application import completion
 from zeitgeist.host.config import HostConfig, host_config, node_config
+from zeitgeist.host.events import Events
 from zeitgeist.host.keyring import read_record
 from zeitgeist.host.keys import add_node_key, believe, join_line, make_authority, make_bundle, make_certificate
-from zeitgeist.host.node_main import main
+from zeitgeist.host.node_main import Watch, main
 from zeitgeist.host.runtime import Runtime
 
 TINY = ROOT / "fixtures" / "models" / "zg-tiny"
@@ -104,3 +108,23 @@ def test_paths_of_a_configuration_are_relative_to_its_file(tmp_path: Path) -> No
     found = host_config(path)
     assert (found.keys, found.state) == (str(tmp_path / "k"), "/s")
     assert found.workers[0].model == str(tmp_path / "m" / "x")
+
+
+@pytest.mark.requirement("E4")
+def test_a_node_without_an_application_keeps_no_tensor_that_it_is_sent() -> None:
+    """What arrives whole is released; what we sent ourselves, and what failed, is not ours to release here."""
+
+    async def run() -> None:
+        events, released = Events(), []
+        watch_all = Watch(events.subscribe(), set(), False, released.append)
+        watch = asyncio.create_task(watch_all.run())
+        for handle, reason in ((2, None), (3, None), (4, Reason(id="zg/transfer/stalled", detail="late"))):
+            ended = {"peer": "b", "transfer": 1, "tensor": "t", "length": 1, "chunks": 1, "resent": 0}
+            events.put(TransferEnded(handle=Handle(handle), reason=reason, **ended))
+        events.put(Drained(reason=""))
+        async with asyncio.timeout(WAIT_S):
+            await watch_all.drained.wait()
+        watch.cancel()
+        assert released == [2]
+
+    asyncio.run(run())

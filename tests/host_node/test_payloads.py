@@ -132,3 +132,12 @@ def test_a_resumed_transfer_goes_on_over_another_link() -> None:
     payloads.expect(Expect(handle=Handle(2), link=again, stream=TransferId(1), envelope=envelope_of(data)))
     assert [payloads.arrived(again, frame).verdict for frame in frames[2:]] == ["accepted", "accepted"]
     assert payloads.completed(again, 1) is not None
+
+
+def test_a_tensor_that_is_offered_again_and_again_leaves_one_expectation() -> None:
+    """A peer offers the same tensor under ever new numbers: the older ones are forgotten, in both implementations."""
+    for payloads in (Payloads(1 << 20, 1 << 20), SimulatedPayloads(1 << 20)):
+        for number in range(1, 50, 2):
+            op = Expect(handle=Handle(2), link=LINK, stream=TransferId(number), envelope=envelope_of(b"data"))
+            payloads.expect(op) if isinstance(payloads, Payloads) else payloads.apply(op)
+        assert list(payloads.expected) == [(LINK, 49)]

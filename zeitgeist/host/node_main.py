@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import msgspec
 
 from zeitgeist.core.effects import DrainCommand
 from zeitgeist.core.errors import ZeitgeistError
+from zeitgeist.core.ids import Handle
 from zeitgeist.core.job.states import TERMINAL
-from zeitgeist.core.trace import Drained, JobEnded, JobMoved, WorkerChanged
+from zeitgeist.core.trace import Drained, JobEnded, JobMoved, TransferEnded, WorkerChanged
 from zeitgeist.host.config import HostConfig, host_config, node_config
 from zeitgeist.host.events import Subscription
 from zeitgeist.host.runtime import Runtime
@@ -72,7 +73,7 @@ async def serve(host: HostConfig, record: Path | None, events: bool) -> int:
     try:
         certificate = own_fingerprint(ring.tls) if ring.tls else ""
         say("listening", node=host.node, addresses=runtime.addresses, certificate=certificate)
-        watch = Watch(heard, {worker.name for worker in host.workers}, events)
+        watch = Watch(heard, {worker.name for worker in host.workers}, events, runtime.release)
         watching = asyncio.create_task(watch.run())
         await first(stop.wait(), runtime.stopped.wait())
         if runtime.failure is None:
@@ -85,10 +86,11 @@ async def serve(host: HostConfig, record: Path | None, events: bool) -> int:
 
 
 class Watch:
-    """Reads all events: which workers have settled, which jobs live."""
+    """Reads all events: which workers have settled, which jobs live. A tensor that arrives has no taker in this
+    process: it is released, or peers would fill the memory for good."""
 
-    def __init__(self, heard: Subscription, workers: set[str], events: bool) -> None:
-        self.heard, self.unsettled, self.events = heard, workers, events
+    def __init__(self, heard: Subscription, workers: set[str], events: bool, release: Callable[[Handle], None]) -> None:
+        self.heard, self.unsettled, self.events, self.release = heard, workers, events, release
         self.jobs: set[str] = set()
         self.drained = asyncio.Event()
 
@@ -106,6 +108,8 @@ class Watch:
                     self.jobs.add(job)
                 case JobMoved(job=job) | JobEnded(job=job):  # an executor's job ends with its move
                     self.jobs.discard(job)
+                case TransferEnded(handle=handle, reason=None) if handle % 2 == 0:  # the core's: it came to us
+                    self.release(handle)
                 case Drained():
                     self.drained.set()
                 case _:

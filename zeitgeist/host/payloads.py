@@ -84,6 +84,7 @@ class Payloads:
                 self.assemblers[op.handle] = assembler
             except ZeitgeistError as error:
                 self.refused[op.handle] = reason_of(error)
+        self.forget_streams(op.handle, op.link)  # offered again: the older number is of no use
         self.expected[(op.link, op.stream)] = op.handle
 
     def release(self, op: Release) -> None:
@@ -95,7 +96,11 @@ class Payloads:
             self.bytes -= assembler.envelope.length
         elif view is not None:
             self.bytes -= view.nbytes
-        for key in [key for key, handle in self.expected.items() if handle == op.handle]:
+        self.forget_streams(op.handle)
+
+    def forget_streams(self, handle: Handle, link: LinkId | None = None) -> None:
+        """Nothing more is expected for handle, on link or on any."""
+        for key in [key for key, other in self.expected.items() if other == handle and link in (None, key[0])]:
             del self.expected[key]
 
     def link_down(self, link: LinkId) -> None:
