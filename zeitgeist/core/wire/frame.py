@@ -103,7 +103,7 @@ def frame_header(frame: Frame, *more: bytes | memoryview) -> bytes:
     """The 48 bytes before the payload, which is `frame.payload` and more, one after another: a sender need not join
     them. What a decoder would refuse is a `LocalProtocolError` here."""
     channel, first = frame.channel, frame.payload
-    nbytes = bytes_of(first)
+    nbytes = len(first) if type(first) is bytes else bytes_of(first)
     for part in more:
         nbytes += bytes_of(part)
     if nbytes > PAYLOAD_BYTES_MAX[channel]:
@@ -180,8 +180,20 @@ class FrameDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Frames completed by data. A refusal loses the frames before it in the same call: the link ends anyway."""
-        if type(data) is bytes and not self.filled and self.head is None and self.alone(data):
-            return [self.read_alone(data)]
+        if (
+            type(data) is bytes
+            and not self.filled
+            and self.head is None
+            and self.take is bytearray
+            and self.refusal is None
+            and len(data) >= FRAME_HEADER_BYTES
+            and int.from_bytes(data[LENGTH_AT : LENGTH_AT + 4], "little") == len(data) - FRAME_HEADER_BYTES
+        ):  # One frame, as far as its length is true: it needs no memory but these bytes, which nobody can change.
+            try:
+                return [checked_frame(read_header(data), memoryview(data)[FRAME_HEADER_BYTES:])]
+            except ZeitgeistError as error:
+                self.refusal = copy_of(error)
+                raise
         view = memoryview(data)
         frames: list[Frame] = []
         while view.nbytes:
@@ -192,24 +204,6 @@ class FrameDecoder:
             if frame := self.advance(count):
                 frames.append(frame)
         return frames
-
-    def alone(self, data: bytes) -> bool:
-        """data is as long as its header says, so that a sound frame needs no memory but these bytes, which nobody can
-        change. Where take decides about memory, and after a refusal, it is read like any other."""
-        return (
-            len(data) >= FRAME_HEADER_BYTES
-            and int.from_bytes(data[LENGTH_AT : LENGTH_AT + 4], "little") == len(data) - FRAME_HEADER_BYTES
-            and self.take is bytearray
-            and self.refusal is None
-        )
-
-    def read_alone(self, data: bytes) -> Frame:
-        """The one frame of data."""
-        try:
-            return checked_frame(read_header(data), memoryview(data)[FRAME_HEADER_BYTES:])
-        except ZeitgeistError as error:
-            self.refusal = copy_of(error)
-            raise
 
     def end(self) -> None:
         """The stream ended; inside a frame that is `zg/wire/truncated`."""
