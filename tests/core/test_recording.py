@@ -279,3 +279,19 @@ def test_other_sources_are_refused_for_a_strict_replay() -> None:
     """Both digests are named."""
     with pytest.raises(RemoteProtocolError, match="zg/trace/other-core"):
         require_core(Header(core=CORE, node="a", kind="node"), Digest("blake3:" + "2" * 64))
+
+
+@pytest.mark.requirement("V2")
+@pytest.mark.parametrize("batch", [2, 16, 5000])
+def test_steps_encoded_together_give_the_same_bytes(batch: int) -> None:
+    """Blocks, states, the trace and a crash's entry are those of a recorder that encodes each step as it comes."""
+    made: list[bytes] = []
+    for size in (1, batch):
+        subject, writer = Sum(), BlockWriter(Header(core=CORE, node="a", kind="node"), zlib.compress)
+        recorder, out = Recorder(subject, writer, size), writer.start()
+        for at in range(2500):
+            now = Instant(at * 1_000_000)
+            out += recorder.note(now, number(at), subject.step(number(at), now)) or b""
+        out += recorder.crashed(Instant(2_500_000_000), number(1), ValueError("why"))
+        made.append(out + writer.end(recorder.trace))
+    assert made[0] == made[1]

@@ -60,7 +60,7 @@ class Node:
 
     def step(self, input: e.Input, now: Instant) -> e.Effects:
         """Tell the node one thing at now. What the caller may not do is a `LocalProtocolError` and changes nothing."""
-        if isinstance(input, e.Boot) == bool(self.machines):
+        if (input.__class__ is e.Boot) == bool(self.machines):
             got, wanted = type(input).__name__, "no second Boot" if self.machines else "Boot first"
             raise LocalProtocolError("zg/node/boot-once", f"got {got}, wanted {wanted}", "input")
         if now < self.now:

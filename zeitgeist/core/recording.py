@@ -119,7 +119,10 @@ class TraceDigest:
 
     def add(self, now: Instant, effects: Effects) -> bytes:
         """Count a step; the digest of its effects alone."""
-        return self.extend((now,), (effects,))[0]
+        digest = xxhash.xxh3_128_digest(encode(effects))
+        self.hasher.update(STEP(now, digest))
+        self.steps += 1
+        return digest
 
     def extend(self, times: Sequence[Instant], effects: Sequence[Effects]) -> list[bytes]:
         """Count steps; the digest of each one's effects."""
@@ -315,6 +318,9 @@ class Recorder:
         waiting = self.waiting
         step = self.trace.steps + len(waiting) + 1
         state = self.subject.state_digest() if step % STATE_EVERY == 0 else None
+        if self.batch == 1:
+            digest, made = self.trace.add(now, effects), effects if self.writer.header.effects else None
+            return self.writer.add(Entry(now=now, input=input, effects=digest, state=state, made=made))
         waiting.append((now, input, effects, state))
         return self.settle() if len(waiting) >= self.batch else None
 
