@@ -1,5 +1,6 @@
 """The journal gives back what it said was kept and nothing else, however its file ends (V2, recording.md)."""
 
+import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,3 +91,23 @@ def test_after_a_failed_sync_nothing_is_called_kept_again(tmp_path: Path) -> Non
     journal.put(put(2, "b", b"2"))
     journal.close()
     assert [bool(error) for _, error in answers.told] == [True, True]
+
+
+def test_after_a_failed_write_nothing_later_is_answered_for(tmp_path: Path) -> None:
+    """The file may not grow, as on a full disk; then it may again. The kernel may have dropped what it held between, so
+    the later record fails too, and the file still opens with what was sound."""
+    answers = Answers()
+    journal = Journal(tmp_path / "state", answers)
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, most))
+    try:
+        journal.put(put(1, "a", b"1"))
+        assert answers.event.wait(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    journal.put(put(2, "b", b"2"))
+    journal.close()
+    assert [tickets for tickets, _ in answers.told] == [(1,), (2,)] and all(error for _, error in answers.told)
+    again = Journal(tmp_path / "state", Answers())
+    assert again.durable == ()
+    again.close()

@@ -6,12 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.core.desk import Desk, submit
 from tests.core.mesh import Host, Mesh, token_of
+from tests.core.pair import offer
 from zeitgeist.core import effects as e
-from zeitgeist.core.ids import JobId, LinkId
+from zeitgeist.core.ids import Digest, JobId, LinkId
 from zeitgeist.core.job.machine import Jobs
 from zeitgeist.core.node import Node
+from zeitgeist.core.plan.planner import plan
 from zeitgeist.core.trace import Drained, JobEnded, JobMoved, MessageRefused, PeerGone, TokenDelivered, WorkerChanged
+from zeitgeist.core.wire import messages as m
 from zeitgeist.core.wire.messages import Token
 from zeitgeist.core.wire.registry import KINDS
 
@@ -326,3 +330,18 @@ def test_no_event_word_is_missing_for_a_job() -> None:
     assert [event.index for event in events if isinstance(event, TokenDelivered)] == [0, 1, 2, 3, 4]
     assert isinstance(events[0], JobMoved) and events[0].before == "" and isinstance(events[-1], JobEnded)
     assert LinkId(1) in mesh.hosts["c"].sides
+
+
+def test_a_plan_for_another_snapshot_than_was_asked_about_does_not_count() -> None:
+    """The planner runs off the loop, and its answers are told apart by the snapshot alone: asked again."""
+    desk = Desk(("coordinator",), plans=False)
+    desk.peer(1, "c", trust=("untrusted_client",))
+    desk.peer(3, "p", models=(offer(),))
+    desk.hear(1, submit(), b"prompt")
+    ask = desk.waiting.pop()
+    assert isinstance(ask, e.PlanCall)
+    other = e.Planned(snapshot=Digest("blake3:" + "00" * 32), plan=plan(ask.snapshot))
+    desk.tell(e.CallDone(ticket=ask.ticket, result=other))
+    assert not desk.of(3, m.Assign) and len(desk.waiting) == 1
+    desk.answer()
+    assert desk.of(3, m.Assign)

@@ -110,6 +110,24 @@ def test_a_recorded_handshake_is_refused_when_it_is_played_again(kind) -> None:
     assert len(b.all(PeerUp)) == 1 and here
 
 
+def test_of_two_handshakes_at_once_the_older_is_a_replay_when_the_newer_is_proven_first() -> None:
+    """Both hellos were new when they came; a relay holds the first back. It is asked again when the proof is there."""
+    held = []
+
+    def tap(sender, receiver, frame):
+        if isinstance(decoded(frame), Proof) and not held:
+            held.append(frame)
+            return ()
+        return (frame,)
+
+    a, b = party("a"), party("b")
+    pair = Pair(a, b, tap)
+    _, older = pair.connect()
+    assert pair.ready(*pair.connect()) and not b.refusals()
+    b.hear(older, held[0])
+    assert b.refusals(ours=True) == ["auth/replayed"] and len(b.all(PeerUp)) == 1
+
+
 def test_an_unproven_hello_does_not_block_the_node_that_it_names() -> None:
     """A stranger says Hello in a's name with the greatest counter there is; a itself is still heard."""
     a, b = party("a"), party("b")

@@ -225,6 +225,9 @@ def test_an_interrupted_transfer_is_known_again_and_says_what_it_has() -> None:
     assert said(effects) == [m.Accept(transfer=8, credit=8, have=((0, 3), (7, 1), (29, 1)))]
     assert [(op.handle, op.link, op.stream) for op in effects.payloads] == [(2, 4, 8)]
     assert refusals(stand.hear(offer(10, resumes=2, channel="cache"), link=LinkId(3))) == ["zg/transfer/bad-offer"]
+    other = msgspec.structs.replace(offer(2).envelope, shape=(3, 100))
+    again = stand.hear(offer(12, resumes=2, envelope=other), link=LinkId(3))
+    assert refusals(again) == ["zg/transfer/bad-offer"], "the same bytes under another envelope are another tensor"
 
 
 def test_what_is_interrupted_is_kept_for_a_minute() -> None:
