@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from fixtures.golden_parties import NODE, NODE_A, NODE_B, PLAN
+from tests.core.mesh import Mesh
 from zeitgeist.core.descriptors.node import DialTarget, NodeConfig, Times, WorkerConfig
 from zeitgeist.core.descriptors.trust import AuthConfig
 from zeitgeist.core.effects import Boot, Dial, Dialled, Effects, KillWorker, StartWorker
@@ -400,3 +401,14 @@ def test_the_state_tells_all_that_decides() -> None:
     assert one.machine.state() == two.machine.state()
     two.lost(8)
     assert one.machine.state() != two.machine.state()
+
+
+def test_a_handshake_that_is_refused_is_tried_again_after_a_pause() -> None:
+    """The peer says no, for instance because it drains: its dialler hears no end of a link that it closes itself, and
+    calls again after the back-off all the same, not after ten minutes."""
+    mesh = Mesh()
+    mesh.node("a", dial=("b",))
+    mesh.node("b", cluster="elsewhere")
+    mesh.start()
+    mesh.sleep(2_000_000_000)
+    assert len([event for event in mesh.hosts["a"].events if isinstance(event, PeerRefused)]) >= 3

@@ -156,6 +156,8 @@ class Calls:
         worker = self.running.get(link)
         if worker is not None:
             await asyncio.to_thread(worker.kill)
+            if link not in self.drive.links and self.running.pop(link, None):  # closed by us: nobody will tell its end
+                await asyncio.to_thread(worker.discard)
 
     def worker_ended(self, link: LinkId, reason: str) -> bool:
         """The connection to a worker ended: reap it, and tell how it went. False for a link of another kind."""

@@ -14,7 +14,7 @@ from zeitgeist.core.descriptors.backend import BackendDescriptor
 from zeitgeist.core.descriptors.node import ModelOffer, NodeDescriptor, Role
 from zeitgeist.core.effects import Boot
 from zeitgeist.core.errors import bounded
-from zeitgeist.core.facts import BulkDown, PeerDown
+from zeitgeist.core.facts import BulkDown, LinkLost, PeerDown
 from zeitgeist.core.formats.canonical import digest
 from zeitgeist.core.ids import LinkId, NodeId, SessionId, Ticket
 from zeitgeist.core.negotiate.declared import Side, own_versions
@@ -174,6 +174,8 @@ class Book:
             self.leave_bulk(link, out)
         elif live:
             self.leave_control(link, bounded(reason, 200), out)
+        elif close:  # a link that we close is never told as down; who dialled it, or started the worker, tries again
+            out.facts.append(LinkLost(link=link.link, reason=bounded(reason, 200)))
 
     def leave_bulk(self, link: Link, out: Outbox) -> None:
         """The session goes on without, unless another bulk link took its place."""
