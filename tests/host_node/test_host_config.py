@@ -71,6 +71,12 @@ def test_workers_have_names_of_their_own(tmp_path: Path, names: tuple[str, ...])
         host_config(written(tmp_path, GOOD, "".join(WORKER.format(name) for name in names)))
 
 
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Else its worker would be started and die five times, each time after its backend was loaded."""
+    with pytest.raises(LocalProtocolError, match=r"workers\.model: got .*missing.*zg/host/bad-config"):
+        host_config(written(tmp_path, GOOD, WORKER.format("w") + 'model = "missing"\n'))
+
+
 def test_a_node_that_could_prove_itself_to_nobody_is_refused(tmp_path: Path) -> None:
     """No such folder, and mode token without a token."""
     host = HostConfig(node="n", cluster="home", auth=("token",))

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from node_process import ROOT, WAIT_S, NodeProcess
 
@@ -11,7 +12,7 @@ from sim.cores import real_cores
 from sim.replay import replay
 from zeitgeist.core.descriptors.trust import Member
 from zeitgeist.core.ids import Handle
-from zeitgeist.core.trace import Drained, TransferEnded
+from zeitgeist.core.trace import Drained, TransferEnded, WorkerChanged
 from zeitgeist.core.wire.messages import Reason
 from zeitgeist.core_source import core_digest
 from zeitgeist.host.application import completion
@@ -101,6 +102,7 @@ def test_a_wrong_configuration_is_one_line_and_exit_2(
 
 def test_paths_of_a_configuration_are_relative_to_its_file(tmp_path: Path) -> None:
     """keys, state and a worker's model, from a file that is read from elsewhere."""
+    (tmp_path / "m" / "x").mkdir(parents=True)
     path = tmp_path / "node.toml"
     path.write_text(
         'node = "a"\ncluster = "c"\nkeys = "k"\nstate = "/s"\n[[workers]]\nname = "w"\nbackend = "b"\nmodel = "m/x"\n'
@@ -128,3 +130,28 @@ def test_a_node_without_an_application_keeps_no_tensor_that_it_is_sent() -> None
         assert released == [2]
 
     asyncio.run(run())
+
+
+@pytest.mark.requirement("A10")
+def test_an_operator_hears_of_a_worker_that_dies(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each death and for giving it up, with the reason; then the node is ready without it."""
+
+    async def run() -> None:
+        events = Events()
+        watch = Watch(events.subscribe(), {"w"}, False, lambda handle: None)
+        task = asyncio.create_task(watch.run())
+        events.put(WorkerChanged(name="w", state="starting"))
+        events.put(WorkerChanged(name="w", state="died", reason="no backend"))
+        events.put(WorkerChanged(name="w", state="given_up", reason="died 5 times"))
+        events.put(Drained(reason=""))
+        async with asyncio.timeout(WAIT_S):
+            await watch.drained.wait()
+        task.cancel()
+
+    asyncio.run(run())
+    said = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["event"], line.get("reason")) for line in said] == [
+        ("worker", "no backend"),
+        ("worker", "died 5 times"),
+        ("ready", None),
+    ]

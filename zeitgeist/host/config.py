@@ -76,6 +76,9 @@ def host_config(path: Path) -> HostConfig:
     for field, got, wanted in faults(found):
         raise LocalProtocolError("zg/host/bad-config", f"got {str(got)[:200]!r}, wanted {wanted}", field)
     workers = tuple(msgspec.structs.replace(w, model=absolute(here, w.model)) for w in found.workers)
+    for worker in workers:
+        if worker.model and not Path(worker.model).exists():
+            raise LocalProtocolError("zg/host/bad-config", f"got {worker.model}, which is not there", "workers.model")
     keys, state = absolute(here, found.keys), absolute(here, found.state)
     return msgspec.structs.replace(found, keys=keys, state=state, workers=workers)
 

@@ -1,8 +1,8 @@
 """One node as a process: `python -m zeitgeist.host.node_main --config FILE [--record FILE] [--events]`.
 
 Law: what a program needs to know stands on standard output, one JSON object a line: `listening` with the addresses that
-were taken, `ready` once the workers have settled, `stopped` at the end. SIGTERM and SIGINT drain: nothing new is
-started, what runs may finish for `DRAIN_S`; a second one ends at once.
+were taken, `worker` when one died or was given up, `ready` once all have settled, `stopped` at the end. SIGTERM and
+SIGINT drain: nothing new is started, what runs may finish for `DRAIN_S`; a second one ends at once.
 """
 
 import argparse
@@ -30,6 +30,8 @@ __all__ = ["DRAIN_S", "main"]
 
 DRAIN_S = 30.0
 SETTLED = ("ready", "given_up")
+FAILED = ("died", "given_up")
+"""States of a worker that an operator must hear of, with the reason."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,6 +101,8 @@ class Watch:
         if not self.unsettled:
             say("ready")
         async for event in self.heard:
+            if isinstance(event, WorkerChanged) and event.state in FAILED:
+                say("worker", name=event.name, state=event.state, reason=event.reason)
             match event:
                 case WorkerChanged(name=name, state=state) if state in SETTLED and name in self.unsettled:
                     self.unsettled.remove(name)
