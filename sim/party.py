@@ -346,7 +346,7 @@ class Party:
     def frame_in(self, link: LinkId, frame: Frame) -> None:
         """One sound frame."""
         self.world.delivered += 1
-        if frame.channel in BULK:
+        if frame.channel in BULK and frame.kind == CHUNK_KIND:
             self.tell(self.payloads.arrived(link, frame))
             self.whole(link, frame.stream)
             return

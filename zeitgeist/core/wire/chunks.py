@@ -114,8 +114,9 @@ class Assembler:
             raise refuse(
                 "zg/tensor/corrupt-chunk", f"chunk {head.index}", "other bytes", "bytes with the head's checksum"
             )
-        if head.index in self.received:
-            if self.received[head.index] != head.xxh3:
+        known = self.received.get(head.index)  # once: `finish`, in another thread, may forget them all
+        if known is not None:
+            if known != head.xxh3:
                 raise refuse(
                     "zg/tensor/bad-chunk", f"chunk {head.index}", "a second content", "the one that was accepted"
                 )
