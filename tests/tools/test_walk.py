@@ -36,7 +36,7 @@ class Walked:
     def __init__(self, folder: Path) -> None:
         self.out, temporary = folder / "out", folder / "tmp"
         temporary.mkdir()
-        options = ["--tensor-mib", "4", "--sends", "2", "--tokens", "12", "--json", "--report-only"]
+        options = ["--tensor-mib", "4", "--sends", "2", "--tokens", "12", "--json"]
         environment = {**os.environ, "TMPDIR": str(temporary)}
         command = [sys.executable, str(ROOT / "tools" / "walk.py"), "--out", str(self.out), *options]
         self.done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
@@ -173,7 +173,7 @@ def test_two_walks_at_once_do_not_meet(walked: Walked, tmp_path: Path) -> None:
     """A second and a third at the same time, into the same folder: both come to their end, and what stands there in
     the end is one of them, whole."""
     short = Path(tempfile.mkdtemp(prefix="zg-two-"))
-    command = [sys.executable, str(ROOT / "tools" / "walk.py"), "--out", str(short), "--report-only", "--json"]
+    command = [sys.executable, str(ROOT / "tools" / "walk.py"), "--out", str(short), "--json"]
     command += ["--tensor-mib", "1", "--sends", "1", "--tokens", "4"]
     try:
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
