@@ -24,7 +24,7 @@ def build_wheel(folder: Path) -> Path:
     """The wheel of the tree as it is, built from a copy: no build folder is left in the tree or taken from it."""
     source = folder / "source"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("zeitgeist", "certify", "fixtures/models/zg-tiny"):
+    for name in ("zeitgeist", "sim", "certify", "fixtures/models/zg-tiny"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
